@@ -1,0 +1,123 @@
+//! The five things the engine asks of a store's medium, and of the machine it runs on.
+//!
+//! Two implementations each: io_uring on a file or block device, and the simulator.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::addr::{BlockAddr, BlockCount, BlockRun};
+use crate::buffer::{BlockBuf, BlockSlice};
+
+/// An I/O under way. Dropping it abandons the answer, never the I/O: the buffers stay alive
+/// until the device is done with them.
+pub type IoFuture<T> = Pin<Box<dyn Future<Output = Result<T, DeviceError>>>>;
+
+/// What went wrong with one operation on the medium.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{operation} of {run_count} blocks at block {at}: {kind}")]
+pub struct DeviceError {
+    /// What was asked.
+    pub operation: Operation,
+    /// First block.
+    pub at: BlockAddr,
+    /// Blocks.
+    pub run_count: u64,
+    /// Why it failed.
+    pub kind: DeviceFault,
+}
+
+/// What can be asked of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Reading blocks.
+    Read,
+    /// Writing blocks.
+    Write,
+    /// Making completed writes durable.
+    Sync,
+    /// Giving blocks back to the host.
+    Discard,
+    /// Making the medium larger.
+    Grow,
+}
+
+/// Why a device operation failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DeviceFault {
+    /// The host file system is full. Nothing is wrong with the device: freeing space cures it.
+    #[error("no space left on the host file system")]
+    NoSpace,
+    /// Beyond the end of the medium.
+    #[error("beyond the end of the store")]
+    OutOfRange,
+    /// Anything else the kernel said.
+    #[error("{0}")]
+    Io(Arc<std::io::Error>),
+}
+
+/// A medium of 4 KiB blocks. Completed writes survive the death of the process; only synced
+/// ones survive a power cut. A write of several blocks is not atomic, nor even one block.
+pub trait Device: Send + Sync {
+    /// How many blocks there are.
+    fn block_count(&self) -> BlockCount;
+
+    /// Reads `count` blocks from `at` on.
+    fn read(&self, at: BlockAddr, count: usize) -> IoFuture<BlockBuf>;
+
+    /// Reads the second copy of `count` blocks, where the medium keeps one.
+    fn read_mirror(&self, at: BlockAddr, count: usize) -> Option<IoFuture<BlockBuf>> {
+        let _ = (at, count);
+        None
+    }
+
+    /// Writes whole blocks from `at` on. Two writes under way at once may not overlap.
+    fn write(&self, at: BlockAddr, data: BlockSlice) -> IoFuture<()>;
+
+    /// Makes every write durable that completed before this call. Its failure is final: the
+    /// store must halt, since the kernel may have dropped what it could not write.
+    fn sync(&self) -> IoFuture<()>;
+
+    /// Gives the blocks back to the host; they may read as anything afterwards.
+    fn discard(&self, run: BlockRun) -> IoFuture<()>;
+
+    /// Makes the medium at least `to` blocks large.
+    fn grow(&self, to: BlockCount) -> IoFuture<()>;
+}
+
+/// A task: never sent to another thread once spawned.
+pub type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// The executor, the clock and the dice: the engine has no others.
+pub trait Runtime: Send + Sync {
+    /// Runs `task` on the current reactor.
+    fn spawn(&self, task: Task);
+
+    /// Monotonic time since some moment before the process (or the simulation) began.
+    fn now(&self) -> Duration;
+
+    /// Completes after `duration`.
+    fn sleep(&self, duration: Duration) -> Task;
+
+    /// Completes after every task that is ready now has had its turn.
+    fn yield_now(&self) -> Task;
+
+    /// Random bits, good enough for secrets.
+    fn random(&self) -> [u8; 16];
+
+    /// Seconds since 1970, for people to read.
+    fn unix_seconds(&self) -> u64;
+}
+
+impl std::fmt::Display for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Sync => "sync",
+            Self::Discard => "discard",
+            Self::Grow => "grow",
+        })
+    }
+}

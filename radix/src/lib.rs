@@ -1,0 +1,1 @@
+//! Disks as versions of copy-on-write trees, and the catalogue.

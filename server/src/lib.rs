@@ -1,0 +1,1 @@
+//! Disks over vhost-user-blk, and the control API.
