@@ -1,10 +1,30 @@
 //! Disks as versions of copy-on-write trees, and the catalogue. Knows no virtio.
 
+mod cache;
+mod diff;
 mod info;
+mod lookup;
+mod merge;
 mod names;
+mod node;
+mod path;
+mod reclaim;
+mod tree_error;
+mod walk;
 
+pub use cache::{CacheStats, NodeCache};
+pub use diff::{Difference, diff};
 pub use info::{
     Attachment, CheckReport, DeleteReport, DiskDetail, DiskInfo, Extent, ExtentKind, Finding,
     RollbackReport, Severity, StoreStatus, TreeNode, VersionInfo,
 };
+pub use lookup::{Mapping, Miss, lookup, lookup_range, try_lookup, try_lookup_range};
+pub use merge::{
+    MergeContext, Merged, NodeSink, Ownership, ReclaimedBelow, Update, merge, reheight,
+};
 pub use names::{DiskName, NAME_MAX_BYTES, NameError, SnapshotName, VersionName};
+pub use node::{Entry, Kind, Node, NodeFault, Root};
+pub use path::{FAN_OUT, MAX_HEIGHT, Position, height_for};
+pub use reclaim::{Reclaim, Step, reclaim_step};
+pub use tree_error::{OnDamage, TreeError, Unreadable};
+pub use walk::{Found, Onward, walk};

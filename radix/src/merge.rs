@@ -1,0 +1,134 @@
+//! Merging updates into new nodes.
+
+use bough_blockstore::{BlockAddr, Epoch, VirtualBlock, VirtualRange};
+
+use crate::cache::NodeCache;
+use crate::node::{Entry, Node, Root};
+use crate::path::Position;
+use crate::tree_error::{OnDamage, TreeError, Unreadable};
+
+/// A change to a disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Update {
+    /// A block was written.
+    Data {
+        /// Which.
+        vba: VirtualBlock,
+        /// Where it is now.
+        addr: BlockAddr,
+        /// The CRC-32 of its bytes.
+        crc: u32,
+        /// The epoch that it was written in; not above [`MergeContext::birth`].
+        birth: Epoch,
+    },
+    /// A range reads as zeros from now on. May reach beyond the tree.
+    Zero {
+        /// Which blocks.
+        range: VirtualRange,
+    },
+}
+
+/// Which entries belong to a version alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ownership {
+    /// The epoch of the nearest version before this one that is still in the tree (hidden ones
+    /// count); [`Epoch::ZERO`] where there is none.
+    pub parent_epoch: Epoch,
+    /// Set while the parent is being reclaimed into this version.
+    pub below: Option<ReclaimedBelow>,
+}
+
+/// How far the parent has been reclaimed: positions that end at or before the cursor are judged
+/// by the grandparent's epoch already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReclaimedBelow {
+    /// [`Step::next`](crate::Step::next) of the last committed step.
+    pub cursor: u64,
+    /// The epoch of the parent's parent.
+    pub grandparent_epoch: Epoch,
+}
+
+impl Ownership {
+    /// The usual case: nothing is being reclaimed.
+    pub fn after(parent_epoch: Epoch) -> Self {
+        Self { parent_epoch, below: None }
+    }
+
+    /// Whether `entry` at `position` belongs to the version alone.
+    pub fn owns(&self, position: Position, entry: &Entry) -> bool {
+        let _ = (position, entry);
+        todo!()
+    }
+}
+
+/// What a merge has to know about the version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MergeContext {
+    /// The version's epoch: the birth of new nodes.
+    pub birth: Epoch,
+    /// Which blocks it may free.
+    pub ownership: Ownership,
+    /// What to do about unreadable nodes.
+    pub on_damage: OnDamage,
+}
+
+/// What a merge did. Nothing of it counts before a commit says so.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    /// The new tree.
+    pub root: Root,
+    /// Blocks (data and nodes) that nothing will refer to once the new root is committed.
+    pub freed: Vec<BlockAddr>,
+    /// How many nodes went to the sink.
+    pub nodes_written: u64,
+    /// By how many more data blocks the version refers to.
+    pub referenced_delta: i64,
+    /// By how many more data blocks it owns.
+    pub owned_delta: i64,
+    /// Subtrees given up; always empty with [`OnDamage::Fail`].
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// Where new nodes go.
+#[allow(async_fn_in_trait)] // Futures stay on their reactor: no `Send` bound is wanted.
+pub trait NodeSink {
+    /// The caller's error.
+    type Error: From<TreeError>;
+
+    /// Stores a node somewhere and says where. It has to be readable through the device at once,
+    /// or the cache has to be large enough; durable only when the caller commits.
+    async fn put(&mut self, position: Position, node: &Node) -> Result<BlockAddr, Self::Error>;
+}
+
+/// Merges `updates` (ascending, not overlapping) into a new tree of the same height.
+///
+/// # Errors
+/// Where the sink fails, or a node cannot be read. The old tree is as it was.
+///
+/// # Panics
+/// Where updates are out of order, or data lies beyond the tree: bugs of ours.
+pub async fn merge<S: NodeSink>(
+    cache: &NodeCache,
+    sink: &mut S,
+    root: Root,
+    updates: impl IntoIterator<Item = Update>,
+    context: MergeContext,
+) -> Result<Merged, S::Error> {
+    let _ = (cache, sink, root, updates.into_iter(), context);
+    todo!()
+}
+
+/// Fits the tree to a disk of `blocks`: zeros what lies beyond, adds or drops levels.
+///
+/// # Errors
+/// As [`merge`].
+pub async fn reheight<S: NodeSink>(
+    cache: &NodeCache,
+    sink: &mut S,
+    root: Root,
+    blocks: u64,
+    context: MergeContext,
+) -> Result<Merged, S::Error> {
+    let _ = (cache, sink, root, blocks, context);
+    todo!()
+}
