@@ -123,6 +123,8 @@ impl AsFlattenedBytes for [Block] {
 
     fn as_flattened_bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.len() * BLOCK_BYTES) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.len() * BLOCK_BYTES)
+        }
     }
 }

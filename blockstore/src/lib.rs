@@ -2,11 +2,27 @@
 
 mod addr;
 mod buffer;
+mod chain;
 mod device;
+mod mirror;
+mod record;
+mod scan;
+mod superblock;
 
 pub use addr::{
     BLOCK_BYTES, BLOCK_BYTES_U64, BlockAddr, BlockCount, BlockRun, DiskId, Epoch, MAX_44, Nonce,
     SEGMENT_BLOCKS, Sequence, VirtualBlock, VirtualRange, to_u64, to_usize,
 };
 pub use buffer::{BlockBuf, BlockSlice};
+pub use chain::{
+    Chain, ChainConfig, ChainFault, ChainSpace, ChainStart, ChainStats, Group, Publish,
+    PublishedRecord, RefillFuture, SpaceError, Ticket,
+};
 pub use device::{Device, DeviceError, DeviceFault, IoFuture, Operation, Runtime, Task};
+pub use mirror::Mirrored;
+pub use record::ChainEntry;
+pub use scan::{Scan, ScanEnd, ScanError, ScanLimits, ScannedRecord, scan};
+pub use superblock::{
+    FORMAT_VERSION, MAX_POOL_RUNS, PoolRun, SUPERBLOCK_BLOCKS, Superblock, SuperblockError,
+    SuperblockPair, read_pair, write_pair,
+};
