@@ -21,6 +21,16 @@ impl BlockBuf {
         Self(vec![Block([0; BLOCK_BYTES]); count])
     }
 
+    /// An empty buffer with room for `count` blocks.
+    pub fn with_capacity(count: usize) -> Self {
+        Self(Vec::with_capacity(count))
+    }
+
+    /// Makes room for `count` more blocks.
+    pub fn reserve(&mut self, count: usize) {
+        self.0.reserve_exact(count);
+    }
+
     /// How many blocks.
     pub fn block_count(&self) -> usize {
         self.0.len()

@@ -16,7 +16,7 @@ pub use addr::{
 pub use buffer::{BlockBuf, BlockSlice};
 pub use chain::{
     Chain, ChainConfig, ChainFault, ChainSpace, ChainStart, ChainStats, Group, Publish,
-    PublishedRecord, RefillFuture, SpaceError, Ticket,
+    PublishedRecord, RefillFuture, Sabotage, SpaceError, Ticket,
 };
 pub use device::{Device, DeviceError, DeviceFault, IoFuture, Operation, Runtime, Task};
 pub use mirror::Mirrored;

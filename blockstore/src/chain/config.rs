@@ -13,6 +13,35 @@ pub struct ChainConfig {
     pub sync_after: Duration,
     /// ...or when this many bytes are.
     pub sync_bytes: u64,
+    /// A rule to break, so that the crash tests can prove that they would notice.
+    #[cfg(any(test, feature = "sim"))]
+    pub sabotage: Sabotage,
+}
+
+/// Rules of the chain that a crash test must catch being broken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Keep them all.
+    #[default]
+    None,
+    /// Reuse a replaced block after its replacement's own sync.
+    ReuseAfterOneSync,
+    /// Answer a record when it has completed, whatever became of those before it.
+    AnswerOutOfOrder,
+    /// Answer a flush without a sync.
+    SkipSync,
+}
+
+impl ChainConfig {
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn sabotage(&self) -> Sabotage {
+        self.sabotage
+    }
+
+    #[cfg(not(any(test, feature = "sim")))]
+    pub(super) fn sabotage(&self) -> Sabotage {
+        Sabotage::None
+    }
 }
 
 impl Default for ChainConfig {
@@ -22,6 +51,8 @@ impl Default for ChainConfig {
             record_blocks: 248,
             sync_after: Duration::from_secs(1),
             sync_bytes: 64 << 20,
+            #[cfg(any(test, feature = "sim"))]
+            sabotage: Sabotage::None,
         }
     }
 }

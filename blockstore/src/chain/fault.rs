@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use crate::device::DeviceError;
+use crate::device::{DeviceError, DeviceFault};
 
 /// Why a write, or the chain, failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -38,6 +38,21 @@ pub enum SpaceError {
     /// The grant could not be made durable, or the like.
     #[error("no blocks could be granted")]
     Failed(#[source] Arc<dyn Error + Send + Sync>),
+}
+
+impl ChainFault {
+    /// What a failed write of a record means.
+    pub(super) fn from_write(error: DeviceError) -> Self {
+        match error.kind {
+            DeviceFault::NoSpace => Self::Broken(error),
+            DeviceFault::OutOfRange | DeviceFault::Io(_) => Self::Halted(error),
+        }
+    }
+
+    /// Whether only this write was refused, and the chain goes on.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Full | Self::Ungranted(_))
+    }
 }
 
 impl From<SpaceError> for ChainFault {

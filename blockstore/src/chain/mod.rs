@@ -14,17 +14,28 @@
 //! the chain's state lock. So [`Chain::with_published`] may not be called under a lock that
 //! `publish` takes; everything else may.
 
+mod batch;
 mod config;
 mod fault;
+mod reuse;
+mod sealer;
 mod space;
+mod state;
+mod syncer;
 mod ticket;
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::addr::{BlockAddr, Epoch, Nonce, Sequence, VirtualBlock, VirtualRange};
+use tokio::sync::Notify;
+
+use crate::addr::{BLOCK_BYTES, BlockAddr, Epoch, Nonce, Sequence, VirtualBlock, VirtualRange};
+use crate::chain::batch::{Batch, Staged};
+use crate::chain::state::State;
+use crate::chain::ticket::Answer;
 use crate::device::{Device, Runtime};
 
-pub use config::{ChainConfig, ChainStats};
+pub use config::{ChainConfig, ChainStats, Sabotage};
 pub use fault::{ChainFault, SpaceError};
 pub use space::{ChainSpace, Group, Publish, PublishedRecord, RefillFuture};
 pub use ticket::Ticket;
@@ -43,7 +54,18 @@ pub struct ChainStart {
 }
 
 /// The live log of one disk.
-pub struct Chain {}
+pub struct Chain {
+    device: Arc<dyn Device>,
+    runtime: Arc<dyn Runtime>,
+    space: Arc<dyn ChainSpace>,
+    sink: Arc<dyn Publish>,
+    config: ChainConfig,
+    /// Held while publishing: where a chain would begin that is cut off at what is published.
+    publication: Mutex<ChainStart>,
+    state: Mutex<State>,
+    /// Something in `state` has changed that somebody may wait for.
+    progress: Notify,
+}
 
 impl Chain {
     /// A chain that continues (or begins) at `start`, whose header block it owns from now on.
@@ -56,22 +78,34 @@ impl Chain {
         sink: Arc<dyn Publish>,
         config: ChainConfig,
     ) -> Arc<Self> {
-        let _ = (device, runtime, start, epoch, space, sink, config);
-        todo!()
+        Arc::new(Self {
+            device,
+            runtime,
+            space,
+            sink,
+            config,
+            publication: Mutex::new(start),
+            state: Mutex::new(State::new(start, epoch)),
+            progress: Notify::new(),
+        })
     }
 
     /// Stages one block: `fill` writes its bytes into our buffer, which is checksummed there.
     /// Straight-line; call it on a reactor, since the first one staged starts the sealing task.
+    /// `fill` runs under the chain's state lock: it may not call the chain.
     ///
     /// # Errors
     /// Where the chain takes no more writes.
     pub fn stage_block(
         self: &Arc<Self>,
         vba: VirtualBlock,
-        fill: &mut dyn FnMut(&mut [u8; 4096]),
+        fill: &mut dyn FnMut(&mut [u8; BLOCK_BYTES]),
     ) -> Result<Ticket, ChainFault> {
-        let _ = (vba, fill);
-        todo!()
+        self.stage(|state, config| {
+            let staged = room_for(state, config, 1, 1);
+            staged.last().push_block(vba, fill, config);
+            Arc::clone(&staged.answer)
+        })
     }
 
     /// Stages blocks that are to read as zeros.
@@ -79,18 +113,31 @@ impl Chain {
     /// # Errors
     /// Where the chain takes no more writes.
     pub fn stage_zero(self: &Arc<Self>, range: VirtualRange) -> Result<Ticket, ChainFault> {
-        let _ = range;
-        todo!()
+        self.stage_group(&Group { zeros: std::slice::from_ref(&range), ..Group::default() })
     }
 
     /// Stages writes that recovery will find wholly or not at all, however many records they
-    /// take. Zeros apply before blocks.
+    /// take. They share a record with others where they fit in one. Zeros apply before blocks.
     ///
     /// # Errors
     /// Where the chain takes no more writes.
     pub fn stage_group(self: &Arc<Self>, group: &Group<'_>) -> Result<Ticket, ChainFault> {
-        let _ = group;
-        todo!()
+        let others = group.zeros.len() + group.requires.len();
+        let entries = others + group.blocks.len();
+        self.stage(|state, config| {
+            if Batch::would_fit(entries, group.blocks.len(), config) {
+                let staged = room_for(state, config, entries, group.blocks.len());
+                staged.put(group, config);
+                Arc::clone(&staged.answer)
+            } else {
+                state.close_open();
+                let mut staged = Staged::new();
+                staged.put(group, config);
+                let answer = Arc::clone(&staged.answer);
+                state.queue.push_back(staged);
+                answer
+            }
+        })
     }
 
     /// Waits until it and all before it are on the device and published; returns its record.
@@ -99,8 +146,7 @@ impl Chain {
     /// # Errors
     /// Where this write was refused, or the chain halted before it.
     pub async fn published(&self, ticket: Ticket) -> Result<Sequence, ChainFault> {
-        let _ = ticket;
-        todo!()
+        ticket.answer.wait().await
     }
 
     /// Waits until record `upto` and all before it are published.
@@ -108,8 +154,13 @@ impl Chain {
     /// # Errors
     /// Where the chain halted before it.
     pub async fn published_upto(&self, upto: Sequence) -> Result<(), ChainFault> {
-        let _ = upto;
-        todo!()
+        let settled = |state: &State| state.fault.is_some() && state.flying.is_empty();
+        self.wait_until(|state| state.published >= upto || settled(state)).await;
+        let state = self.lock_state();
+        match &state.fault {
+            Some(fault) if state.published < upto => Err(fault.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until everything staged so far survives a power cut (writes refused for want of
@@ -118,7 +169,19 @@ impl Chain {
     /// # Errors
     /// Where the chain halted before that.
     pub async fn flush(self: &Arc<Self>) -> Result<(), ChainFault> {
-        todo!()
+        // 1. What this flush promises: answers come in order, so the last one stands for all.
+        let last = self.lock_state().last_answer.clone();
+        // 2. It and all before it have reached the device.
+        let upto = match last {
+            None => self.lock_state().published,
+            Some(last) => match last.wait().await {
+                Ok(sequence) => sequence,
+                Err(fault) if fault.is_refusal() => self.lock_state().published,
+                Err(fault) => return Err(fault),
+            },
+        };
+        // 3. The commit point.
+        self.synced(upto).await
     }
 
     /// Waits until it and all before it survive a power cut; returns its record.
@@ -126,58 +189,139 @@ impl Chain {
     /// # Errors
     /// Where this write was refused, or the chain halted before it.
     pub async fn durable(self: &Arc<Self>, ticket: Ticket) -> Result<Sequence, ChainFault> {
-        let _ = ticket;
-        todo!()
+        let sequence = ticket.answer.wait().await?;
+        self.synced(sequence).await?;
+        Ok(sequence)
     }
 
     /// The last sealed record; everything sealed later carries `epoch`. Never splits a group.
     /// Under [`Publish`]'s own lock nothing is published (so nothing answered) meanwhile.
+    ///
+    /// # Panics
+    /// Where epochs run backwards: a bug of the caller's.
     pub fn cut(&self, epoch: Epoch) -> Sequence {
-        let _ = epoch;
-        todo!()
+        let mut state = self.lock_state();
+        assert!(epoch >= state.epoch, "epochs only grow");
+        state.epoch = epoch;
+        Sequence(state.seal_at.sequence.0 - 1)
     }
 
     /// Runs `f` with nothing being published meanwhile. It is given where the chain would begin
     /// if everything published so far were cut off.
     pub fn with_published<R>(&self, f: impl FnOnce(ChainStart) -> R) -> R {
-        let _ = f;
-        todo!()
+        let publication = self.lock_publication();
+        f(*publication)
     }
 
     /// A durable commit has made the records before `start.sequence` needless: gives back their
     /// headers, and the blocks retired by them.
     pub fn truncate(&self, start: &ChainStart) {
-        let _ = start;
-        todo!()
+        let free = self.lock_state().reuse.truncate(start.sequence);
+        self.give_back(&free);
     }
 
     /// Blocks that only the chain knows and that record `replaced_by` replaced: given back when
     /// no recovery can want them any more. May be called from inside `publish`.
     pub fn retire(&self, blocks: &[BlockAddr], replaced_by: Sequence) {
-        let _ = (blocks, replaced_by);
-        todo!()
+        let free = self.lock_state().reuse.retire(blocks, replaced_by);
+        self.give_back(&free);
     }
 
     /// How long and how busy the chain is.
     pub fn stats(&self) -> ChainStats {
-        todo!()
+        let state = self.lock_state();
+        ChainStats {
+            records: state.reuse.records(),
+            bytes: state.reuse.bytes(),
+            inflight: state.flying.iter().map(|unit| unit.records.len()).sum(),
+            unsynced_bytes: state.published_bytes - state.synced_bytes,
+            retired_blocks: state.reuse.retired_blocks(),
+        }
     }
 
     /// Why the chain takes no more writes, if it does not.
     pub fn fault(&self) -> Option<ChainFault> {
-        todo!()
+        self.lock_state().fault.clone()
     }
 
     /// Refuses everything not yet sealed and everything to come, and waits for all I/O under way
-    /// to end. Flush first to keep what was staged.
-    pub async fn stop(&self) {
-        todo!()
+    /// to end. Flush first to keep what was staged. May not be awaited by what
+    /// [`ChainSpace::refill`] waits for.
+    pub async fn stop(self: &Arc<Self>) {
+        self.lock_state().set_fault(ChainFault::Stopped);
+        self.advance();
+        self.wait_until(|state| {
+            !state.sealer_runs && !state.syncer_runs && state.flying.is_empty()
+        })
+        .await;
     }
 
     /// Every block that nothing but this chain kept: headers, the one reserved for the next,
     /// retired blocks not yet given back, blocks of records that were never published. For the
     /// owner of a stopped chain, to free once a durable commit no longer names the chain.
     pub fn remains(&self) -> Vec<BlockAddr> {
-        todo!()
+        let next = self.lock_publication().at;
+        let mut blocks = self.lock_state().reuse.remains();
+        blocks.push(next);
+        blocks
     }
+
+    /// Puts something into the batch and makes sure that somebody will seal it.
+    fn stage(
+        self: &Arc<Self>,
+        put: impl FnOnce(&mut State, &ChainConfig) -> Arc<Answer>,
+    ) -> Result<Ticket, ChainFault> {
+        let mut state = self.lock_state();
+        if let Some(fault) = &state.fault {
+            return Err(fault.clone());
+        }
+        let answer = put(&mut state, &self.config);
+        state.last_answer = Some(Arc::clone(&answer));
+        let wake = !std::mem::replace(&mut state.sealer_runs, true);
+        drop(state);
+        if wake {
+            self.runtime.spawn(Box::pin(Arc::clone(self).run_sealer()));
+        }
+        Ok(Ticket { answer })
+    }
+
+    async fn wait_until(&self, holds: impl Fn(&State) -> bool) {
+        loop {
+            let mut progress = pin!(self.progress.notified());
+            // Registered before looking, so that no change falls in between.
+            progress.as_mut().enable();
+            if holds(&self.lock_state()) {
+                return;
+            }
+            progress.await;
+        }
+    }
+
+    fn give_back(&self, blocks: &[BlockAddr]) {
+        if !blocks.is_empty() {
+            self.space.give_back(blocks);
+        }
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("a panic left the chain's state unknown")
+    }
+
+    fn lock_publication(&self) -> MutexGuard<'_, ChainStart> {
+        self.publication.lock().expect("a panic left the chain's publication unknown")
+    }
+}
+
+/// The batch being filled, if so much still fits; a fresh one otherwise.
+fn room_for<'a>(
+    state: &'a mut State,
+    config: &ChainConfig,
+    entries: usize,
+    data_blocks: usize,
+) -> &'a mut Staged {
+    let fits = |staged: &mut Staged| staged.last().has_room(entries, data_blocks, config);
+    if !state.open.as_mut().is_some_and(fits) {
+        state.close_open();
+    }
+    state.open.get_or_insert_with(Staged::new)
 }

@@ -1,0 +1,222 @@
+//! What a chain remembers between calls; straight-line bookkeeping, no I/O.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::addr::{BlockAddr, BlockRun, Epoch, Sequence};
+use crate::buffer::BlockSlice;
+use crate::chain::batch::{Staged, StagedEntry};
+use crate::chain::reuse::Reuse;
+use crate::chain::ticket::Answer;
+use crate::chain::{ChainFault, ChainStart, PublishedRecord};
+use crate::record::{ChainEntry, GroupEnd, RecordHeader};
+
+/// A sealed record on its way.
+pub(super) struct FlyingRecord {
+    pub record: PublishedRecord,
+    pub header_at: BlockAddr,
+    pub header_crc: u32,
+    pub synced_upto: Sequence,
+    /// Its data, then the next header: what it took from the store.
+    pub taken: Vec<BlockAddr>,
+    /// Device writes that have not ended.
+    pub parts_left: usize,
+}
+
+/// Records that are answered together, on their way; or a refusal waiting for its turn.
+pub(super) struct Flying {
+    pub answer: Arc<Answer>,
+    pub records: Vec<FlyingRecord>,
+    /// Why they cannot count.
+    pub fault: Option<ChainFault>,
+}
+
+impl Flying {
+    /// Never sealed; answered after those before it.
+    pub fn refused(staged: &Staged, fault: ChainFault) -> Self {
+        Self { answer: Arc::clone(&staged.answer), records: Vec::new(), fault: Some(fault) }
+    }
+
+    pub fn has_landed(&self) -> bool {
+        self.records.iter().all(|record| record.parts_left == 0)
+    }
+
+    /// What a broken chain does; see `Sabotage`.
+    pub fn answer_out_of_order(&self) {
+        if let (true, None, Some(last)) = (self.has_landed(), &self.fault, self.records.last()) {
+            self.answer.set(Ok(last.record.sequence));
+        }
+    }
+}
+
+/// One record's device writes.
+pub(super) struct RecordWrite {
+    /// Whose: the unit's number and the record's place in it.
+    pub unit: u64,
+    pub index: usize,
+    pub parts: Vec<(BlockAddr, BlockSlice)>,
+}
+
+/// See the module.
+pub(super) struct State {
+    /// Full or closed, to be sealed in order.
+    pub queue: VecDeque<Staged>,
+    /// Being filled; follows the queue.
+    pub open: Option<Staged>,
+    /// The answer that the last staged write will get.
+    pub last_answer: Option<Arc<Answer>>,
+    /// Where the next sealed record goes.
+    pub seal_at: ChainStart,
+    pub epoch: Epoch,
+    /// Sealed and not yet published, in order; the front one's number is `first_unit`.
+    pub flying: VecDeque<Flying>,
+    pub first_unit: u64,
+    /// Records whose device writes are under way.
+    pub writing: usize,
+    pub published: Sequence,
+    pub published_bytes: u64,
+    pub synced: Sequence,
+    pub synced_bytes: u64,
+    /// The highest record that somebody wants synced.
+    pub sync_wanted: Sequence,
+    pub reuse: Reuse,
+    /// Why nothing more is taken.
+    pub fault: Option<ChainFault>,
+    /// Nothing that comes after this counts, whether it reaches the device or not.
+    pub cut_off: bool,
+    pub sealer_runs: bool,
+    pub syncer_runs: bool,
+    pub timer_runs: bool,
+}
+
+impl State {
+    pub fn new(start: ChainStart, epoch: Epoch) -> Self {
+        let before = Sequence(start.sequence.0.saturating_sub(1));
+        Self {
+            queue: VecDeque::new(),
+            open: None,
+            last_answer: None,
+            seal_at: start,
+            epoch,
+            flying: VecDeque::new(),
+            first_unit: 0,
+            writing: 0,
+            published: before,
+            published_bytes: 0,
+            synced: before,
+            synced_bytes: 0,
+            sync_wanted: before,
+            reuse: Reuse::new(),
+            fault: None,
+            cut_off: false,
+            sealer_runs: false,
+            syncer_runs: false,
+            timer_runs: false,
+        }
+    }
+
+    /// Closes the batch that is being filled.
+    pub fn close_open(&mut self) {
+        self.queue.extend(self.open.take());
+    }
+
+    /// The next to be sealed.
+    pub fn pop_staged(&mut self) -> Option<Staged> {
+        self.queue.pop_front().or_else(|| self.open.take())
+    }
+
+    /// Takes no more: what is staged is refused, in its turn. A graver fault replaces a stop.
+    pub fn set_fault(&mut self, fault: ChainFault) {
+        if matches!(self.fault, None | Some(ChainFault::Stopped)) {
+            self.fault = Some(fault.clone());
+        }
+        while let Some(staged) = self.pop_staged() {
+            self.flying.push_back(Flying::refused(&staged, fault.clone()));
+        }
+    }
+
+    /// Gives every record of `staged` its number and its blocks, and joins it to the chain. From
+    /// here on it counts as sealed, whole.
+    pub fn seal(&mut self, staged: Staged, runs: &[BlockRun]) -> Vec<RecordWrite> {
+        let unit = self.first_unit + crate::addr::to_u64(self.flying.len());
+        let mut blocks = runs.iter().flat_map(|run| run.blocks());
+        let last = staged.batches.len() - 1;
+        let (mut records, mut writes) = (Vec::new(), Vec::new());
+        for (index, mut batch) in staged.batches.into_iter().enumerate() {
+            let taken: Vec<_> = blocks.by_ref().take(batch.buf.block_count()).collect();
+            assert_eq!(taken.len(), batch.buf.block_count(), "take returned too few blocks");
+            let group = if index == last { GroupEnd::Here } else { GroupEnd::Later };
+            let header = self.header(place(batch.entries, &taken), &taken, group);
+            let header_crc = header.encode(self.seal_at.nonce, batch.buf.block_mut(0));
+            let parts = parts(header.at, &taken, &batch.buf.share());
+            records.push(FlyingRecord {
+                header_at: header.at,
+                header_crc,
+                synced_upto: header.synced_upto,
+                parts_left: parts.len(),
+                taken,
+                record: PublishedRecord {
+                    sequence: header.sequence,
+                    epoch: header.epoch,
+                    entries: header.entries,
+                },
+            });
+            writes.push(RecordWrite { unit, index, parts });
+            self.seal_at.sequence = header.sequence.next();
+            self.seal_at.at = header.next_at;
+            self.seal_at.previous_crc = header_crc;
+        }
+        assert!(blocks.next().is_none(), "take returned too many blocks");
+        self.flying.push_back(Flying { answer: staged.answer, records, fault: None });
+        writes
+    }
+
+    fn header(
+        &self,
+        entries: Vec<ChainEntry>,
+        taken: &[BlockAddr],
+        group: GroupEnd,
+    ) -> RecordHeader {
+        RecordHeader {
+            sequence: self.seal_at.sequence,
+            epoch: self.epoch,
+            at: self.seal_at.at,
+            synced_upto: self.synced,
+            next_at: *taken.last().expect("the next header at least"),
+            previous_crc: self.seal_at.previous_crc,
+            group,
+            entries,
+        }
+    }
+}
+
+/// Gives each staged block its address.
+fn place(entries: Vec<StagedEntry>, taken: &[BlockAddr]) -> Vec<ChainEntry> {
+    let mut taken = taken.iter().copied();
+    let place_one = |entry| match entry {
+        StagedEntry::Data { vba, crc } => {
+            let addr = taken.next().expect("a block for each");
+            ChainEntry::Data { vba, addr, crc }
+        }
+        StagedEntry::Zero { range } => ChainEntry::Zero { range },
+        StagedEntry::Require { disk, sequence } => ChainEntry::Require { disk, sequence },
+    };
+    entries.into_iter().map(place_one).collect()
+}
+
+/// The record's device writes: header and data in as few as their places allow.
+fn parts(
+    header_at: BlockAddr,
+    taken: &[BlockAddr],
+    buf: &BlockSlice,
+) -> Vec<(BlockAddr, BlockSlice)> {
+    let data = &taken[..taken.len() - 1];
+    let places: Vec<_> = std::iter::once(header_at).chain(data.iter().copied()).collect();
+    let mut parts = Vec::new();
+    let mut first = 0;
+    for run in places.chunk_by(|a, b| a.raw() + 1 == b.raw()) {
+        parts.push((run[0], buf.slice(first, run.len())));
+        first += run.len();
+    }
+    parts
+}
