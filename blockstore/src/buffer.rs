@@ -59,6 +59,11 @@ impl BlockBuf {
         &mut self.0[last].0
     }
 
+    /// Appends the blocks of `other`.
+    pub fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
     /// Freezes the buffer for sharing.
     pub fn share(self) -> BlockSlice {
         let count = self.block_count();

@@ -4,6 +4,7 @@ mod addr;
 mod buffer;
 mod chain;
 mod device;
+mod join;
 mod mirror;
 mod record;
 mod scan;

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use crate::addr::{BlockAddr, BlockRun, Epoch, Sequence};
+use crate::addr::{BLOCK_BYTES, BlockAddr, BlockRun, Epoch, Nonce, Sequence, to_u64, to_usize};
+use crate::buffer::BlockBuf;
 use crate::chain::ChainStart;
 use crate::device::{Device, DeviceError};
-use crate::record::ChainEntry;
+use crate::record::{ChainEntry, GroupEnd, RecordHeader};
 
 /// Bounds of a scan.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +94,223 @@ pub async fn scan(
     limits: ScanLimits,
     extents: &[BlockRun],
 ) -> Result<Scan, ScanError> {
-    let _ = (device, start, limits, extents);
-    todo!()
+    let mut reader = Reader::new(device);
+    // 1. All headers that link up; each says what it knew to be synced.
+    let (mut walked, end_at) = walk(&mut reader, start, limits).await?;
+    let before = Sequence(start.sequence.0.saturating_sub(1));
+    let known = walked.iter().map(|(record, _)| record.synced_upto).fold(before, Ord::max);
+    // 2. Up to the first whose data is not what it says; data known synced may since have been
+    //    replaced and overwritten, and is not looked at.
+    let whole = count_whole(&mut reader, &walked, known).await?;
+    let end_at = walked.get(whole).map_or(end_at, |(record, _)| record.header_at);
+    walked.truncate(whole);
+    // 3. A group counts wholly or not at all.
+    let mut first_missing = (end_at, Sequence(start.sequence.0 + to_u64(walked.len())));
+    while let Some((record, _)) = walked.pop_if(|(_, group)| *group == GroupEnd::Later) {
+        first_missing = (record.header_at, record.sequence);
+    }
+    // 4. Whatever is missing now must never have been promised.
+    let (at, sequence) = first_missing;
+    let promised = beyond(device, start.nonce, first_missing, limits, extents).await.max(known);
+    let damaged = promised >= sequence;
+    Ok(Scan {
+        records: walked.into_iter().map(|(record, _)| record).collect(),
+        known_synced: promised,
+        end: if damaged { ScanEnd::Damaged { at, sequence } } else { ScanEnd::Clean },
+    })
+}
+
+type Walked = Vec<(ScannedRecord, GroupEnd)>;
+
+/// Follows the chain from header to header; also returns where the next one should have been.
+async fn walk(
+    reader: &mut Reader<'_>,
+    start: &ChainStart,
+    limits: ScanLimits,
+) -> Result<(Walked, BlockAddr), ScanError> {
+    let mut walked = Walked::new();
+    let mut next = *start;
+    while let Some((header, crc)) = header_at(reader, &next).await? {
+        if to_u64(walked.len()) == limits.max_records {
+            return Err(ScanError::TooLong { max_records: limits.max_records });
+        }
+        next.sequence = header.sequence.next();
+        next.at = header.next_at;
+        next.previous_crc = crc;
+        let record = ScannedRecord {
+            sequence: header.sequence,
+            epoch: header.epoch,
+            entries: header.entries,
+            header_at: header.at,
+            header_crc: crc,
+            synced_upto: header.synced_upto,
+        };
+        walked.push((record, header.group));
+    }
+    Ok((walked, next.at))
+}
+
+/// The header that is expected there, if it is.
+async fn header_at(
+    reader: &mut Reader<'_>,
+    expected: &ChainStart,
+) -> Result<Option<(RecordHeader, u32)>, DeviceError> {
+    let fits = |block: &[u8; BLOCK_BYTES]| {
+        let (header, crc) = RecordHeader::decode(block, expected.nonce, expected.at).ok()?;
+        let linked =
+            header.sequence == expected.sequence && header.previous_crc == expected.previous_crc;
+        linked.then_some((header, crc))
+    };
+    reader.find(expected.at, fits).await
+}
+
+/// How many records come before the first with damaged data.
+async fn count_whole(
+    reader: &mut Reader<'_>,
+    walked: &Walked,
+    known: Sequence,
+) -> Result<usize, DeviceError> {
+    for (index, (record, _)) in walked.iter().enumerate() {
+        if record.sequence > known && !is_whole(reader, &record.entries).await? {
+            return Ok(index);
+        }
+    }
+    Ok(walked.len())
+}
+
+async fn is_whole(reader: &mut Reader<'_>, entries: &[ChainEntry]) -> Result<bool, DeviceError> {
+    for entry in entries {
+        if let ChainEntry::Data { addr, crc, .. } = entry {
+            let fits = |block: &[u8; BLOCK_BYTES]| (crc32fast::hash(block) == *crc).then_some(());
+            if reader.find(*addr, fits).await?.is_none() {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The highest record that a header of this chain beyond the first missing one says was synced.
+/// Such a header proves damage: what it speaks of was on the device before it was sealed.
+async fn beyond(
+    device: &Arc<dyn Device>,
+    nonce: Nonce,
+    (at, sequence): (BlockAddr, Sequence),
+    limits: ScanLimits,
+    extents: &[BlockRun],
+) -> Sequence {
+    let mut promised = Sequence::ZERO;
+    let mut left = limits.max_beyond_blocks;
+    for piece in pieces_from(at, extents) {
+        if piece.count > left {
+            tracing::warn!(%at, "gave up looking for a chain's records beyond its end");
+            break;
+        }
+        left -= piece.count;
+        for (at, buf) in read_some(device, piece).await {
+            for (index, place) in (0..buf.block_count()).zip(at.raw()..) {
+                let decoded = RecordHeader::decode(buf.block(index), nonce, BlockAddr::of(place));
+                if let Ok((header, _)) = decoded
+                    && header.sequence > sequence
+                {
+                    promised = promised.max(header.synced_upto);
+                }
+            }
+        }
+    }
+    promised
+}
+
+/// The extents in pieces to be read at once; first what follows `at`, where records tend to be.
+fn pieces_from(at: BlockAddr, extents: &[BlockRun]) -> Vec<BlockRun> {
+    let (mut near, mut far) = (Vec::new(), Vec::new());
+    for extent in extents {
+        let mut next = extent.start.raw();
+        while next < extent.end() {
+            let count = (extent.end() - next).min(BEYOND_BLOCKS);
+            let piece = BlockRun { start: BlockAddr::of(next), count };
+            let is_near = extent.contains(at) && piece.end() > at.raw();
+            if is_near {
+                near.push(piece)
+            } else {
+                far.push(piece)
+            }
+            next += count;
+        }
+    }
+    near.append(&mut far);
+    near
+}
+
+/// A piece, or what of it can be read: nobody promised that unwritten blocks are readable.
+async fn read_some(device: &Arc<dyn Device>, piece: BlockRun) -> Vec<(BlockAddr, BlockBuf)> {
+    if let Ok(buf) = device.read(piece.start, to_usize(piece.count)).await {
+        return vec![(piece.start, buf)];
+    }
+    let mut found = Vec::new();
+    for at in piece.blocks() {
+        if let Ok(buf) = device.read(at, 1).await {
+            found.push((at, buf));
+        }
+    }
+    found
+}
+
+/// Blocks read at once when looking beyond the end (1 MiB).
+const BEYOND_BLOCKS: u64 = 256;
+/// Blocks read at once when following the chain.
+const WINDOW_BLOCKS: u64 = 64;
+
+/// Reads blocks with those that follow them, since a chain lies mostly in one piece.
+struct Reader<'a> {
+    device: &'a Arc<dyn Device>,
+    window: Option<(BlockAddr, BlockBuf)>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(device: &'a Arc<dyn Device>) -> Self {
+        Self { device, window: None }
+    }
+
+    /// What `fits` makes of the block at `at`, of the same read again, or of its second copy.
+    /// A block that cannot be read at all is an error: nothing may be concluded from it.
+    async fn find<T>(
+        &mut self,
+        at: BlockAddr,
+        fits: impl Fn(&[u8; BLOCK_BYTES]) -> Option<T>,
+    ) -> Result<Option<T>, DeviceError> {
+        if at.raw() >= self.device.block_count().0 {
+            return Ok(None);
+        }
+        if let Some(found) = self.windowed(at).await.and_then(&fits) {
+            return Ok(Some(found));
+        }
+        let again = self.device.read(at, 1).await;
+        if let Ok(buf) = &again
+            && let Some(found) = fits(buf.block(0))
+        {
+            return Ok(Some(found));
+        }
+        if let Some(mirror) = self.device.read_mirror(at, 1)
+            && let Ok(buf) = mirror.await
+            && let Some(found) = fits(buf.block(0))
+        {
+            return Ok(Some(found));
+        }
+        again.map(|_| None)
+    }
+
+    async fn windowed(&mut self, at: BlockAddr) -> Option<&[u8; BLOCK_BYTES]> {
+        let place = |(first, buf): &(BlockAddr, BlockBuf)| {
+            let index = to_usize(at.raw().checked_sub(first.raw())?);
+            (index < buf.block_count()).then_some(index)
+        };
+        if self.window.as_ref().and_then(place).is_none() {
+            let count = (self.device.block_count().0 - at.raw()).min(WINDOW_BLOCKS);
+            let buf = self.device.read(at, to_usize(count)).await.ok()?;
+            self.window = Some((at, buf));
+        }
+        let index = self.window.as_ref().and_then(place)?;
+        self.window.as_ref().map(|(_, buf)| buf.block(index))
+    }
 }

@@ -4,9 +4,14 @@
 //! invariant: at every moment at least one copy is whole, and the newer whole one names a
 //! catalogue that is durable.
 
+use std::mem::{offset_of, size_of};
 use std::sync::Arc;
 
-use crate::addr::{BlockAddr, BlockCount, Epoch};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::addr::{BLOCK_BYTES, BlockAddr, BlockCount, Epoch, Nonce, Sequence};
+use crate::buffer::{BlockBuf, BlockSlice};
 use crate::chain::ChainStart;
 use crate::device::{Device, DeviceError};
 
@@ -84,18 +89,111 @@ pub enum SuperblockError {
     /// Both copies are damaged.
     #[error("both superblocks are damaged: restore one from a backup")]
     Damaged,
-    /// The medium failed.
-    #[error("the superblocks could not be read or written")]
-    Device(#[from] DeviceError),
 }
+
+/// Marks a superblock: `BOUGHSB` and a byte that text mode would mangle.
+const MAGIC: [u8; 8] = *b"BOUGHSB\x1a";
+
+/// A part of the pool as it lies on the store.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawPoolRun {
+    primary: U64,
+    mirror: U64,
+    count: U64,
+}
+
+/// A superblock as it lies on the store. Magic, version and CRC keep their places in every
+/// version to come, so that an old program can tell a newer store from a damaged one.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawSuperblock {
+    magic: [u8; 8],
+    version: U32,
+    pool_count: U32,
+    uuid: [u8; 16],
+    generation: U64,
+    size: U64,
+    root_blocks: U64,
+    root: [u8; 24],
+    chain_nonce: [u8; 16],
+    chain_sequence: U64,
+    chain_at: U64,
+    chain_previous_crc: U32,
+    reserved_crc_pad: U32,
+    epoch: U64,
+    pool: [RawPoolRun; MAX_POOL_RUNS],
+    reserved: [u8; 2424],
+    reserved_tail: U32,
+    crc: U32,
+}
+
+const CRC_OFFSET: usize = BLOCK_BYTES - 4;
+const _: () = assert!(size_of::<RawSuperblock>() == BLOCK_BYTES);
+const _: () = assert!(offset_of!(RawSuperblock, version) == 8);
+const _: () = assert!(offset_of!(RawSuperblock, pool) == 128);
+const _: () = assert!(offset_of!(RawSuperblock, crc) == CRC_OFFSET);
+
+/// Why one copy does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CopyFault {
+    Alien,
+    Newer(u32),
+    Damaged,
+}
+
+/// The places of the two copies.
+const COPIES: [BlockAddr; 2] = [BlockAddr::ZERO, BlockAddr::of(1)];
 
 /// Reads the pair and decides which copy counts.
 ///
 /// # Errors
 /// Where the store is not ours, newer, truncated, damaged twice, or its medium fails.
 pub async fn read_pair(device: &Arc<dyn Device>) -> Result<SuperblockPair, SuperblockError> {
-    let _ = device;
-    todo!()
+    let first = read_copy(device, COPIES[0]).await;
+    let second = read_copy(device, COPIES[1]).await;
+    let pair = choose(first, second)?;
+    let (expected, found) = (pair.superblock.size, device.block_count());
+    if found < expected {
+        return Err(SuperblockError::Truncated { expected, found });
+    }
+    Ok(pair)
+}
+
+/// One copy; one that cannot be read is a damaged one.
+async fn read_copy(device: &Arc<dyn Device>, at: BlockAddr) -> Result<Superblock, CopyFault> {
+    if at.raw() >= device.block_count().0 {
+        return Err(CopyFault::Alien);
+    }
+    match device.read(at, 1).await {
+        Ok(buf) => decode(buf.block(0)),
+        Err(error) => {
+            tracing::warn!(%error, "a superblock cannot be read");
+            Err(CopyFault::Damaged)
+        }
+    }
+}
+
+fn choose(
+    first: Result<Superblock, CopyFault>,
+    second: Result<Superblock, CopyFault>,
+) -> Result<SuperblockPair, SuperblockError> {
+    match (first, second) {
+        // A whole copy of a newer format: somebody upgraded the store, perhaps half way.
+        (Err(CopyFault::Newer(found)), _) | (_, Err(CopyFault::Newer(found))) => {
+            Err(SuperblockError::Newer { found })
+        }
+        (Ok(first), Ok(second)) => {
+            let repaired = first != second;
+            let newer = if second.generation > first.generation { second } else { first };
+            Ok(SuperblockPair { superblock: newer, repaired })
+        }
+        (Ok(superblock), Err(_)) | (Err(_), Ok(superblock)) => {
+            Ok(SuperblockPair { superblock, repaired: true })
+        }
+        (Err(CopyFault::Alien), Err(CopyFault::Alien)) => Err(SuperblockError::Alien),
+        (Err(_), Err(_)) => Err(SuperblockError::Damaged),
+    }
 }
 
 /// Makes `superblock` the store's: first copy, sync, second copy, sync. Durable from the first
@@ -107,6 +205,101 @@ pub async fn write_pair(
     device: &Arc<dyn Device>,
     superblock: &Superblock,
 ) -> Result<(), DeviceError> {
-    let _ = (device, superblock);
-    todo!()
+    let block = encode(superblock);
+    for at in COPIES {
+        device.write(at, block.clone()).await?;
+        device.sync().await?;
+    }
+    Ok(())
+}
+
+fn encode(superblock: &Superblock) -> BlockSlice {
+    assert!(superblock.pool.len() <= MAX_POOL_RUNS, "more pool runs than the superblock holds");
+    let none = RawPoolRun { primary: U64::ZERO, mirror: U64::ZERO, count: U64::ZERO };
+    let mut pool = [none; MAX_POOL_RUNS];
+    for (raw, run) in pool.iter_mut().zip(&superblock.pool) {
+        raw.primary = run.primary.raw().into();
+        raw.mirror = run.mirror.raw().into();
+        raw.count = run.count.into();
+    }
+    let raw = RawSuperblock {
+        magic: MAGIC,
+        version: FORMAT_VERSION.into(),
+        pool_count: u32::try_from(superblock.pool.len()).expect("at most 64").into(),
+        uuid: superblock.uuid,
+        generation: superblock.generation.into(),
+        size: superblock.size.0.into(),
+        root_blocks: superblock.root_blocks.into(),
+        root: superblock.root,
+        chain_nonce: superblock.chain.nonce.0,
+        chain_sequence: superblock.chain.sequence.0.into(),
+        chain_at: superblock.chain.at.raw().into(),
+        chain_previous_crc: superblock.chain.previous_crc.into(),
+        reserved_crc_pad: U32::ZERO,
+        epoch: superblock.epoch.raw().into(),
+        pool,
+        reserved: [0; 2424],
+        reserved_tail: U32::ZERO,
+        crc: U32::ZERO,
+    };
+    let mut buf = BlockBuf::zeroed(1);
+    let block = buf.block_mut(0);
+    block.copy_from_slice(raw.as_bytes());
+    let crc = crc32fast::hash(&block[..CRC_OFFSET]);
+    block[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
+    buf.share()
+}
+
+fn decode(block: &[u8; BLOCK_BYTES]) -> Result<Superblock, CopyFault> {
+    let raw: &RawSuperblock = zerocopy::transmute_ref!(block);
+    if raw.magic != MAGIC {
+        return Err(CopyFault::Alien);
+    }
+    // The checksum first: a version that rot made up is no newer format.
+    if crc32fast::hash(&block[..CRC_OFFSET]) != raw.crc.get() {
+        return Err(CopyFault::Damaged);
+    }
+    if raw.version.get() > FORMAT_VERSION {
+        return Err(CopyFault::Newer(raw.version.get()));
+    }
+    fields(raw).ok_or(CopyFault::Damaged)
+}
+
+/// `None` where a field is out of its bounds or a reserved byte is set.
+fn fields(raw: &RawSuperblock) -> Option<Superblock> {
+    let count = usize::try_from(raw.pool_count.get()).ok()?;
+    let (used, unused) = raw.pool.split_at_checked(count)?;
+    let reserved = [unused.as_bytes(), &raw.reserved, raw.reserved_tail.as_bytes()];
+    let zero = reserved.iter().all(|bytes| bytes.iter().all(|byte| *byte == 0));
+    if !zero || raw.reserved_crc_pad.get() != 0 || raw.version.get() != FORMAT_VERSION {
+        return None;
+    }
+    let size = raw.size.get();
+    let pool = used.iter().map(|run| pool_run(run, size)).collect::<Option<Vec<_>>>()?;
+    Some(Superblock {
+        uuid: raw.uuid,
+        generation: raw.generation.get(),
+        size: BlockCount(size),
+        pool,
+        root: raw.root,
+        root_blocks: raw.root_blocks.get(),
+        chain: ChainStart {
+            nonce: Nonce(raw.chain_nonce),
+            sequence: Sequence(raw.chain_sequence.get()),
+            at: BlockAddr::new(raw.chain_at.get())?,
+            previous_crc: raw.chain_previous_crc.get(),
+        },
+        epoch: Epoch::new(raw.epoch.get())?,
+    })
+}
+
+/// A run that lies inside the store, behind the superblocks.
+fn pool_run(raw: &RawPoolRun, size: u64) -> Option<PoolRun> {
+    let count = raw.count.get();
+    let inside = |start: U64| {
+        let end = start.get().checked_add(count)?;
+        let fits = start.get() >= SUPERBLOCK_BLOCKS && end <= size && count > 0;
+        if fits { BlockAddr::new(start.get()) } else { None }
+    };
+    Some(PoolRun { primary: inside(raw.primary)?, mirror: inside(raw.mirror)?, count })
 }
