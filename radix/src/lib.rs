@@ -1,6 +1,8 @@
 //! Disks as versions of copy-on-write trees, and the catalogue. Knows no virtio.
 
+mod btree;
 mod cache;
+mod catalogue;
 mod diff;
 mod info;
 mod lookup;
@@ -9,10 +11,16 @@ mod names;
 mod node;
 mod path;
 mod reclaim;
+mod space;
 mod tree_error;
 mod walk;
 
+pub use btree::{Counters, Page, PageFault, PageFaultKind, Pages, Totals};
 pub use cache::{CacheStats, NodeCache};
+pub use catalogue::{
+    AttachmentRow, ChainRow, DiskRow, ExtentRow, ReclaimRow, RowFault, RowKind, Rows, VersionId,
+    VersionKind, VersionRow,
+};
 pub use diff::{Difference, diff};
 pub use info::{
     Attachment, CheckReport, DeleteReport, DiskDetail, DiskInfo, Extent, ExtentKind, Finding,
@@ -26,5 +34,9 @@ pub use names::{DiskName, NAME_MAX_BYTES, NameError, SnapshotName, VersionName};
 pub use node::{Entry, Kind, Node, NodeFault, Root};
 pub use path::{FAN_OUT, MAX_HEIGHT, Position, height_for};
 pub use reclaim::{Reclaim, Step, reclaim_step};
+pub use space::{
+    BITMAP_BASE, CATALOGUE_BLOCKS, Floors, Full, Grant, Need, Space, SpaceConfig, SpaceCounts,
+    SpaceFault, Which, bitmap_page_of,
+};
 pub use tree_error::{OnDamage, TreeError, Unreadable};
 pub use walk::{Found, Onward, walk};

@@ -84,7 +84,11 @@ const fn kind_byte(kind: Kind) -> u8 {
 }
 
 /// Checks what all kinds of page share; returns level and count.
-pub(super) fn check_header(page: &Page, at: VirtualBlock, kind: Kind) -> Result<(u8, u16), PageFault> {
+pub(super) fn check_header(
+    page: &Page,
+    at: VirtualBlock,
+    kind: Kind,
+) -> Result<(u8, u16), PageFault> {
     if page[0..4] != MAGIC {
         return Err(PageFaultKind::Magic.at(at));
     }

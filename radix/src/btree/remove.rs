@@ -84,11 +84,7 @@ fn concatenate(mut left: Entries, mut right: Entries, separator: &[u8]) -> Entri
 }
 
 /// A root with one child gives way to it.
-fn drop_root<P: Pages>(
-    pages: &mut P,
-    meta: &mut Meta,
-    entries: &Entries,
-) -> Result<(), P::Error> {
+fn drop_root<P: Pages>(pages: &mut P, meta: &mut Meta, entries: &Entries) -> Result<(), P::Error> {
     let old = meta.root;
     let page = entries.encode(old);
     meta.root = View::new(&page, old, entries.level)?.child(0)?;

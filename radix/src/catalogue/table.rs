@@ -1,0 +1,276 @@
+//! Reading and writing single rows.
+
+use bough_blockstore::{BlockAddr, DiskId, Epoch};
+
+use super::codec::Coded;
+use super::keys;
+use super::rows::{AttachmentRow, ChainRow, DiskRow, ExtentRow, ReclaimRow, VersionId, VersionRow};
+use crate::btree::{self, Counters, Pages, Totals};
+
+/// What can be wrong with a row, or with what is asked of the rows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RowFault {
+    /// A row's bytes make no sense.
+    #[error("a {0} row of the catalogue makes no sense; run `bough check`")]
+    Malformed(RowKind),
+    /// A row that another one names is not there.
+    #[error("version {0} is missing from the catalogue; run `bough check`")]
+    MissingVersion(VersionId),
+    /// A row that another one names is not there.
+    #[error("disk {0} is missing from the catalogue; run `bough check`")]
+    MissingDisk(DiskId),
+    /// Somebody else has the name. Callers look first; this keeps the index right regardless.
+    #[error("the name '{0}' is taken; choose another")]
+    NameTaken(String),
+    /// A version with children cannot be removed.
+    #[error("version {version} still has {child_count} children")]
+    HasChildren {
+        /// The version.
+        version: VersionId,
+        /// Its children.
+        child_count: u64,
+    },
+}
+
+/// The kinds of row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowKind {
+    /// A disk.
+    Disk,
+    /// A version.
+    Version,
+    /// An extent.
+    Extent,
+    /// A chain.
+    Chain,
+    /// A reclaim cursor.
+    Reclaim,
+    /// An attachment.
+    Attachment,
+    /// An index entry.
+    Index,
+}
+
+impl std::fmt::Display for RowKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Disk => "disk",
+            Self::Version => "version",
+            Self::Extent => "extent",
+            Self::Chain => "chain",
+            Self::Reclaim => "reclaim",
+            Self::Attachment => "attachment",
+            Self::Index => "index",
+        })
+    }
+}
+
+/// The catalogue's rows in some pages, seen by one commit. A fault in the middle of a change
+/// leaves the pages half changed: drop them, commit nothing.
+pub struct Rows<'a, P: Pages> {
+    pub(super) pages: &'a mut P,
+}
+
+impl<'a, P: Pages> Rows<'a, P>
+where
+    P::Error: From<RowFault>,
+{
+    /// The rows in `pages`.
+    pub fn new(pages: &'a mut P) -> Self {
+        Self { pages }
+    }
+
+    /// Makes an empty catalogue; overwrites whatever was there.
+    pub fn format(&mut self, counters: Counters) {
+        btree::format(self.pages, counters);
+    }
+
+    /// The engine's counters.
+    pub async fn counters(&self) -> Result<Counters, P::Error> {
+        Ok(btree::read_meta(self.pages).await?.counters)
+    }
+
+    /// Replaces the engine's counters.
+    pub async fn set_counters(&mut self, counters: Counters) -> Result<(), P::Error> {
+        let mut meta = btree::read_meta(self.pages).await?;
+        meta.counters = counters;
+        btree::write_meta(self.pages, &meta);
+        Ok(())
+    }
+
+    /// How many rows there are of what `status` shows.
+    pub async fn totals(&self) -> Result<Totals, P::Error> {
+        Ok(btree::read_meta(self.pages).await?.totals)
+    }
+
+    /// A number for a new disk.
+    pub async fn new_disk_id(&mut self) -> Result<DiskId, P::Error> {
+        let mut counters = self.counters().await?;
+        let id = DiskId(counters.next_disk);
+        counters.next_disk += 1;
+        self.set_counters(counters).await?;
+        Ok(id)
+    }
+
+    /// A number for a new version.
+    pub async fn new_version_id(&mut self) -> Result<VersionId, P::Error> {
+        let mut counters = self.counters().await?;
+        let id = VersionId(counters.next_version);
+        counters.next_version += 1;
+        self.set_counters(counters).await?;
+        Ok(id)
+    }
+
+    /// The disk of that number, deleted or not.
+    pub async fn get_disk(&self, id: DiskId) -> Result<Option<DiskRow>, P::Error> {
+        self.read(&keys::of_disk(keys::DISK, id)).await
+    }
+
+    /// The disk of that name, unless it is being deleted.
+    pub async fn find_disk(&self, name: &str) -> Result<Option<DiskRow>, P::Error> {
+        match self.read_number(&keys::disk_name(name)).await? {
+            Some(id) => self.disk_named_by_index(id).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) async fn disk_named_by_index(&self, id: u64) -> Result<DiskRow, P::Error> {
+        let id = DiskId(u32::try_from(id).map_err(|_| RowFault::Malformed(RowKind::Index))?);
+        Ok(self.get_disk(id).await?.ok_or(RowFault::MissingDisk(id))?)
+    }
+
+    /// The version of that number.
+    pub async fn get_version(&self, id: VersionId) -> Result<Option<VersionRow>, P::Error> {
+        self.read(&keys::of_version(keys::VERSION, id)).await
+    }
+
+    /// The version of that number, which must be there.
+    pub async fn version(&self, id: VersionId) -> Result<VersionRow, P::Error> {
+        Ok(self.get_version(id).await?.ok_or(RowFault::MissingVersion(id))?)
+    }
+
+    /// The snapshot `label` of `disk`, unless it is hidden.
+    pub async fn find_snapshot(
+        &self,
+        disk: DiskId,
+        label: &str,
+    ) -> Result<Option<VersionRow>, P::Error> {
+        match self.read_number(&keys::snapshot_label(disk, label)).await? {
+            Some(id) => self.version(VersionId(id)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The disk's last version, hidden ones included, whose epoch is less than `epoch`.
+    pub async fn version_before(
+        &self,
+        disk: DiskId,
+        epoch: Epoch,
+    ) -> Result<Option<VersionRow>, P::Error> {
+        let found = btree::last_before(self.pages, &keys::timeline(disk, epoch)).await?;
+        match found.filter(|pair| pair.key.starts_with(&keys::of_disk(keys::TIMELINE, disk))) {
+            Some(pair) => self.version(VersionId(u64::decode(&pair.value)?)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The extent that begins at `start`.
+    pub async fn get_extent(&self, start: BlockAddr) -> Result<Option<ExtentRow>, P::Error> {
+        self.read(&keys::extent(start)).await
+    }
+
+    /// Adds or replaces an extent.
+    pub async fn put_extent(&mut self, row: &ExtentRow) -> Result<(), P::Error> {
+        self.write(&keys::extent(row.run.start), row).await
+    }
+
+    /// Removes the extent that begins at `start`; says whether it was there.
+    pub async fn remove_extent(&mut self, start: BlockAddr) -> Result<bool, P::Error> {
+        self.erase(&keys::extent(start)).await
+    }
+
+    /// The disk's active chain.
+    pub async fn get_chain(&self, disk: DiskId) -> Result<Option<ChainRow>, P::Error> {
+        self.read(&keys::of_disk(keys::CHAIN, disk)).await
+    }
+
+    /// Adds or replaces a disk's active chain.
+    pub async fn put_chain(&mut self, row: &ChainRow) -> Result<(), P::Error> {
+        self.write(&keys::of_disk(keys::CHAIN, row.disk), row).await
+    }
+
+    /// Removes a disk's active chain; says whether it was there.
+    pub async fn remove_chain(&mut self, disk: DiskId) -> Result<bool, P::Error> {
+        self.erase(&keys::of_disk(keys::CHAIN, disk)).await
+    }
+
+    /// How far a version's reclaiming has come.
+    pub async fn get_reclaim(&self, version: VersionId) -> Result<Option<ReclaimRow>, P::Error> {
+        self.read(&keys::of_version(keys::RECLAIM, version)).await
+    }
+
+    /// Adds or replaces a reclaim cursor.
+    pub async fn put_reclaim(&mut self, row: &ReclaimRow) -> Result<(), P::Error> {
+        let key = keys::of_version(keys::RECLAIM, row.version);
+        let fresh = btree::get(self.pages, &key).await?.is_none();
+        self.write(&key, row).await?;
+        self.change_totals(|totals| totals.reclaims += u64::from(fresh)).await
+    }
+
+    /// Removes a reclaim cursor; says whether it was there.
+    pub async fn remove_reclaim(&mut self, version: VersionId) -> Result<bool, P::Error> {
+        let gone = self.erase(&keys::of_version(keys::RECLAIM, version)).await?;
+        self.change_totals(|totals| {
+            totals.reclaims = totals.reclaims.saturating_sub(u64::from(gone));
+        })
+        .await?;
+        Ok(gone)
+    }
+
+    /// How a disk is offered to guests.
+    pub async fn get_attachment(&self, disk: DiskId) -> Result<Option<AttachmentRow>, P::Error> {
+        self.read(&keys::of_disk(keys::ATTACHMENT, disk)).await
+    }
+
+    /// Adds or replaces an attachment.
+    pub async fn put_attachment(&mut self, row: &AttachmentRow) -> Result<(), P::Error> {
+        self.write(&keys::of_disk(keys::ATTACHMENT, row.disk), row).await
+    }
+
+    /// Removes an attachment; says whether it was there.
+    pub async fn remove_attachment(&mut self, disk: DiskId) -> Result<bool, P::Error> {
+        self.erase(&keys::of_disk(keys::ATTACHMENT, disk)).await
+    }
+
+    pub(super) async fn read<R: Coded>(&self, key: &[u8]) -> Result<Option<R>, P::Error> {
+        match btree::get(self.pages, key).await? {
+            Some(value) => Ok(Some(R::decode(&value)?)),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) async fn read_number(&self, key: &[u8]) -> Result<Option<u64>, P::Error> {
+        self.read(key).await
+    }
+
+    pub(super) async fn write<R: Coded>(&mut self, key: &[u8], row: &R) -> Result<(), P::Error> {
+        btree::put(self.pages, key, &row.encode()).await
+    }
+
+    pub(super) async fn erase(&mut self, key: &[u8]) -> Result<bool, P::Error> {
+        Ok(btree::remove(self.pages, key).await?.is_some())
+    }
+
+    pub(super) async fn change_totals(
+        &mut self,
+        change: impl FnOnce(&mut Totals),
+    ) -> Result<(), P::Error> {
+        let mut meta = btree::read_meta(self.pages).await?;
+        let before = meta.totals;
+        change(&mut meta.totals);
+        if meta.totals != before {
+            btree::write_meta(self.pages, &meta);
+        }
+        Ok(())
+    }
+}

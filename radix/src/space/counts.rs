@@ -1,0 +1,119 @@
+//! What is free, what is promised, and to whom a full store still says yes.
+
+use bough_blockstore::{BlockCount, DiskId};
+
+use super::Space;
+
+/// Free blocks that are kept for those who need them more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Floors {
+    /// New data stops when no more than this is free.
+    pub data: u64,
+    /// Overwrites and discards stop here: they free as much as they use, but later.
+    pub overwrite: u64,
+    /// Checkpoints stop here. (Catalogue and deletes live in a pool of their own.)
+    pub checkpoint: u64,
+}
+
+/// What blocks are wanted for, the most dispensable first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Need {
+    /// Data where there was none.
+    Data,
+    /// Data replacing data, or discards.
+    Overwrite,
+    /// Nodes of a checkpoint.
+    Checkpoint,
+}
+
+/// There is no room for this need.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the store is full: {wanted} blocks wanted, {available} available")]
+pub struct Full {
+    /// Blocks asked for.
+    pub wanted: u64,
+    /// Blocks that this need may still have.
+    pub available: u64,
+}
+
+/// Where the store's blocks are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SpaceCounts {
+    /// All of them.
+    pub total: u64,
+    /// Superblocks and the catalogue's pool.
+    pub reserved: u64,
+    /// Held by committed trees.
+    pub used: u64,
+    /// Held by chains and checkpoints under way.
+    pub taken: u64,
+    /// Freed, but perhaps still read.
+    pub limbo: u64,
+    /// Free: in extents, closed ones too, or not granted to anybody.
+    pub free: u64,
+    /// Free and not granted to anybody.
+    pub ungranted: u64,
+    /// Promised to checkpoints and admitted writes (a part of `free`).
+    pub promised: u64,
+}
+
+/// Running totals over all extents and arenas.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sums {
+    /// Free blocks in arenas.
+    pub(super) arena_free: u64,
+    /// Blocks taken from extents.
+    pub(super) taken: u64,
+    /// Free blocks of closed extents, waiting for the extent to be dropped.
+    pub(super) idle: u64,
+    /// Bit-clear blocks of extents that are not open yet.
+    pub(super) held: u64,
+    /// All promises.
+    pub(super) promised: u64,
+    /// What arenas lack to meet their disks' promises.
+    pub(super) shortfall: u64,
+}
+
+impl Space {
+    /// Where the store's blocks are.
+    pub fn counts(&self) -> SpaceCounts {
+        todo!()
+    }
+
+    /// Promises `count` blocks to the disk: for writes about to be staged and for the nodes that
+    /// their checkpoint may need. To be called before staging, and undone by
+    /// [`Space::settle`] when the blocks have been taken or turned out not to be needed.
+    pub fn promise(&mut self, disk: DiskId, need: Need, count: u64) -> Result<(), Full> {
+        let _ = (disk, need, count);
+        todo!()
+    }
+
+    /// Ends promises made to the disk.
+    ///
+    /// # Panics
+    /// Where more is settled than was promised: a bug of ours.
+    pub fn settle(&mut self, disk: DiskId, count: u64) {
+        let _ = (disk, count);
+        todo!()
+    }
+
+    /// What is promised to the disk.
+    pub fn promised_to(&self, disk: DiskId) -> u64 {
+        let _ = disk;
+        todo!()
+    }
+
+    /// How many blocks the disk could still be promised for this need.
+    pub fn available(&self, disk: DiskId, need: Need) -> u64 {
+        let _ = (disk, need);
+        todo!()
+    }
+}
+
+impl Floors {
+    /// For a store of this size: about 1 %, at most 1 GiB, for new data.
+    pub fn for_store(total: BlockCount) -> Self {
+        let data = (total.0 / 100).clamp(32, 1 << 18);
+        Self { data, overwrite: data / 2, checkpoint: 0 }
+    }
+}

@@ -1,0 +1,93 @@
+//! A set of blocks kept as runs: coalescing, never overlapping.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Blocks as bare numbers, in maximal runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct RunSet {
+    /// Start → end, both as bare numbers.
+    runs: BTreeMap<u64, u64>,
+    len: u64,
+}
+
+impl RunSet {
+    /// How many blocks.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The run that holds `block`.
+    pub(super) fn run_of(&self, block: u64) -> Option<Range<u64>> {
+        let (start, end) = self.runs.range(..=block).next_back()?;
+        (block < *end).then_some(*start..*end)
+    }
+
+    /// Whether any block of `range` is in the set.
+    pub(super) fn intersects(&self, range: Range<u64>) -> bool {
+        self.within(range).next().is_some()
+    }
+
+    /// How many blocks of `range` are in the set.
+    pub(super) fn count_within(&self, range: Range<u64>) -> u64 {
+        self.within(range).map(|run| run.end - run.start).sum()
+    }
+
+    /// What of the set lies in `range`, ascending, cut to it.
+    pub(super) fn within(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let first = self.run_of(range.start).map_or(range.start, |run| run.start);
+        let last = range.end.max(first);
+        self.runs
+            .range(first..last)
+            .map(move |(start, end)| (*start).max(range.start)..(*end).min(range.end))
+            .filter(|run| run.start < run.end)
+    }
+
+    /// All runs from the one that holds or follows `block` on.
+    pub(super) fn from(&self, block: u64) -> impl Iterator<Item = Range<u64>> {
+        let first = self.run_of(block).map_or(block, |run| run.start);
+        self.runs.range(first..).map(|(start, end)| *start..*end)
+    }
+
+    /// Adds blocks, none of which may be in the set.
+    ///
+    /// # Panics
+    /// Where one is: some block was handed back twice, a bug of ours that would corrupt data.
+    pub(super) fn insert(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        assert!(!self.intersects(range.clone()), "blocks {range:?} are free already");
+        self.len += range.end - range.start;
+        let mut merged = range;
+        if let Some((start, end)) = self.runs.range(..merged.start).next_back()
+            && *end == merged.start
+        {
+            merged.start = *start;
+        }
+        if let Some(end) = self.runs.remove(&merged.end) {
+            merged.end = end;
+        }
+        self.runs.insert(merged.start, merged.end);
+    }
+
+    /// Takes blocks out, all of which must be in the set.
+    ///
+    /// # Panics
+    /// Where one is not: a bug of ours.
+    pub(super) fn remove(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        let run = self.run_of(range.start).filter(|run| range.end <= run.end);
+        let run = run.unwrap_or_else(|| panic!("blocks {range:?} are not free"));
+        self.len -= range.end - range.start;
+        self.runs.remove(&run.start);
+        if run.start < range.start {
+            self.runs.insert(run.start, range.start);
+        }
+        if range.end < run.end {
+            self.runs.insert(range.end, run.end);
+        }
+    }
+}
