@@ -12,7 +12,7 @@ use crate::addr::BLOCK_BYTES;
 struct Block([u8; BLOCK_BYTES]);
 
 /// Whole blocks of memory, owned and writable.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct BlockBuf(Vec<Block>);
 
 impl BlockBuf {

@@ -8,6 +8,8 @@ mod join;
 mod mirror;
 mod record;
 mod scan;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod superblock;
 
 pub use addr::{
