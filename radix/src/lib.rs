@@ -3,15 +3,19 @@
 mod btree;
 mod cache;
 mod catalogue;
+mod concurrent;
 mod diff;
 mod info;
 mod lookup;
 mod merge;
+mod merger;
 mod names;
 mod node;
 mod path;
+mod read_ahead;
 mod reclaim;
 mod space;
+mod side;
 mod tree_error;
 mod walk;
 

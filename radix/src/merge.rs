@@ -1,10 +1,17 @@
-//! Merging updates into new nodes.
+//! Merging updates into new nodes: what a checkpoint does.
+//!
+//! I read old nodes, hand new ones to a sink and tell which blocks the version no longer needs. I
+//! overwrite nothing and commit nothing. One path of nodes is in memory at a time, since updates
+//! come in order of blocks: a node is written when the updates have gone past it.
+//! Invariants: a block is freed only if the version alone owned it, and only once; a node is at
+//! least as young as all below it; a node of holes is a hole.
 
 use bough_blockstore::{BlockAddr, Epoch, VirtualBlock, VirtualRange};
 
 use crate::cache::NodeCache;
+use crate::merger::Merger;
 use crate::node::{Entry, Node, Root};
-use crate::path::Position;
+use crate::path::{Position, height_for};
 use crate::tree_error::{OnDamage, TreeError, Unreadable};
 
 /// A change to a disk.
@@ -26,6 +33,16 @@ pub enum Update {
         /// Which blocks.
         range: VirtualRange,
     },
+}
+
+impl Update {
+    /// The first block whose node a merge will have to open.
+    pub(crate) fn block(&self) -> Option<u64> {
+        match self {
+            Self::Data { vba, .. } => Some(vba.raw()),
+            Self::Zero { range } => (!range.is_empty()).then_some(range.start),
+        }
+    }
 }
 
 /// Which entries belong to a version alone.
@@ -56,8 +73,14 @@ impl Ownership {
 
     /// Whether `entry` at `position` belongs to the version alone.
     pub fn owns(&self, position: Position, entry: &Entry) -> bool {
-        let _ = (position, entry);
-        todo!()
+        entry.is_data() && entry.birth() > self.judged_by(position)
+    }
+
+    fn judged_by(&self, position: Position) -> Epoch {
+        match self.below {
+            Some(below) if position.span().end <= below.cursor => below.grandparent_epoch,
+            _ => self.parent_epoch,
+        }
     }
 }
 
@@ -114,8 +137,9 @@ pub async fn merge<S: NodeSink>(
     updates: impl IntoIterator<Item = Update>,
     context: MergeContext,
 ) -> Result<Merged, S::Error> {
-    let _ = (cache, sink, root, updates.into_iter(), context);
-    todo!()
+    let mut merger = Merger::new(cache, sink, root, root.height, context);
+    merger.apply_all(root, updates.into_iter()).await?;
+    merger.finish().await
 }
 
 /// Fits the tree to a disk of `blocks`: zeros what lies beyond, adds or drops levels.
@@ -129,6 +153,7 @@ pub async fn reheight<S: NodeSink>(
     blocks: u64,
     context: MergeContext,
 ) -> Result<Merged, S::Error> {
-    let _ = (cache, sink, root, blocks, context);
-    todo!()
+    let mut merger = Merger::new(cache, sink, root, height_for(blocks), context);
+    merger.zero(blocks..u64::MAX).await?;
+    merger.finish().await
 }
