@@ -17,6 +17,8 @@ mod reclaim;
 mod space;
 mod side;
 mod tree_error;
+#[cfg(test)]
+mod tree_tests;
 mod walk;
 
 pub use btree::{Counters, Page, PageFault, PageFaultKind, Pages, Totals};

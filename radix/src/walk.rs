@@ -8,7 +8,7 @@ use crate::path::Position;
 use crate::read_ahead::warm_next;
 use crate::tree_error::TreeError;
 
-/// What a walk comes upon, parents before their children, in order of blocks.
+/// What a walk comes upon: parents before their children, the entries of one node together.
 #[derive(Clone, Debug)]
 pub enum Found {
     /// An entry that is no hole.
@@ -40,31 +40,47 @@ pub enum Onward {
     Stop,
 }
 
-/// Visits every entry that is no hole.
+/// Visits every entry that is no hole. All entries of a node are asked about before the first of
+/// them is gone into, so that only what is wanted is read, and side by side.
 pub async fn walk(cache: &NodeCache, root: Root, mut visit: impl FnMut(Found) -> Onward) {
-    let mut ahead = vec![(Position::top(root.height), root.top)];
+    let mut ahead = Vec::new();
+    let top = (Position::top(root.height), root.top);
+    if !root.top.is_hole() && !choose(&mut ahead, vec![top], &mut visit) {
+        return;
+    }
     while let Some((position, entry)) = ahead.pop() {
-        if entry.is_hole() {
-            continue;
-        }
-        match visit(Found::Entry { position, entry }) {
-            Onward::Stop => return,
-            Onward::Past => continue,
-            Onward::Down if position.level == 0 || !entry.is_data() => continue,
-            Onward::Down => {}
-        }
-        match cache.fetch(&entry, position).await {
+        let going_on = match cache.fetch(&entry, position).await {
             Ok(node) => {
-                push_children(&mut ahead, position, &node);
-                warm_next(cache, &ahead, position.level - 1).await;
+                let mut children = Vec::new();
+                push_children(&mut children, position, &node);
+                children.reverse();
+                choose(&mut ahead, children, &mut visit)
             }
-            Err(error) => {
-                if visit(Found::Unreadable { position, entry, error }) == Onward::Stop {
-                    return;
-                }
-            }
+            Err(error) => visit(Found::Unreadable { position, entry, error }) != Onward::Stop,
+        };
+        if !going_on {
+            return;
+        }
+        warm_next(cache, &ahead, position.level - 1).await;
+    }
+}
+
+/// Asks about each entry and stacks those to go into; false where the walk is over.
+fn choose(
+    ahead: &mut Vec<(Position, Entry)>,
+    entries: Vec<(Position, Entry)>,
+    visit: &mut impl FnMut(Found) -> Onward,
+) -> bool {
+    let before = ahead.len();
+    for (position, entry) in entries {
+        match visit(Found::Entry { position, entry }) {
+            Onward::Stop => return false,
+            Onward::Down if position.level > 0 && entry.is_data() => ahead.push((position, entry)),
+            Onward::Down | Onward::Past => {}
         }
     }
+    ahead[before..].reverse();
+    true
 }
 
 /// Last first, so that the first is taken next.
