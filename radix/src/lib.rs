@@ -14,8 +14,8 @@ mod node;
 mod path;
 mod read_ahead;
 mod reclaim;
-mod space;
 mod side;
+mod space;
 mod tree_error;
 #[cfg(test)]
 mod tree_tests;
