@@ -22,6 +22,8 @@ mod sealer;
 mod space;
 mod state;
 mod syncer;
+#[cfg(test)]
+mod tests;
 mod ticket;
 
 use std::pin::pin;
