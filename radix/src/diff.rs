@@ -10,6 +10,7 @@ use bough_blockstore::VirtualRange;
 use crate::cache::NodeCache;
 use crate::node::{Entry, Root};
 use crate::path::{FAN_OUT, Position};
+use crate::read_ahead::warm_slots;
 use crate::side::{At, Below};
 use crate::tree_error::TreeError;
 
@@ -41,7 +42,7 @@ pub async fn diff(
     let (before, after) = (At::top(before, height), At::top(after, height));
     let mut flow = comparison.compare(Position::top(height), before, after).await?;
     while flow.is_continue() {
-        let Some((position, before, after)) = comparison.next_pair() else { break };
+        let Some((position, before, after)) = comparison.next_pair().await else { break };
         flow = comparison.compare(position, before, after).await?;
     }
     Ok(())
@@ -55,6 +56,16 @@ struct Pair {
     next_slot: usize,
 }
 
+impl Pair {
+    async fn warm(&self, cache: &NodeCache, range: &VirtualRange) {
+        let wanted = |child| match (self.before.at(child), self.after.at(child)) {
+            (before, after) if before == after || overlap(range, child).is_empty() => [None, None],
+            (before, after) => [before.pointer(), after.pointer()],
+        };
+        warm_slots(cache, self.position, self.next_slot, wanted).await;
+    }
+}
+
 struct Comparison<'a, V> {
     cache: &'a NodeCache,
     range: VirtualRange,
@@ -63,9 +74,10 @@ struct Comparison<'a, V> {
 }
 
 impl<V: FnMut(Difference) -> ControlFlow<()>> Comparison<'_, V> {
-    fn next_pair(&mut self) -> Option<(Position, At, At)> {
+    async fn next_pair(&mut self) -> Option<(Position, At, At)> {
         while let Some(pair) = self.open.last_mut() {
             if pair.next_slot < FAN_OUT {
+                pair.warm(self.cache, &self.range).await;
                 let child = pair.position.child(pair.next_slot);
                 pair.next_slot += 1;
                 return Some((child, pair.before.at(child), pair.after.at(child)));
@@ -81,7 +93,7 @@ impl<V: FnMut(Difference) -> ControlFlow<()>> Comparison<'_, V> {
         before: At,
         after: At,
     ) -> Result<ControlFlow<()>, TreeError> {
-        let range = self.overlap(position);
+        let range = overlap(&self.range, position);
         if range.is_empty() || before == after {
             return Ok(ControlFlow::Continue(()));
         }
@@ -93,11 +105,11 @@ impl<V: FnMut(Difference) -> ControlFlow<()>> Comparison<'_, V> {
         self.open.push(Pair { position, before, after, next_slot: 0 });
         Ok(ControlFlow::Continue(()))
     }
+}
 
-    fn overlap(&self, position: Position) -> VirtualRange {
-        let span = position.span();
-        span.start.max(self.range.start)..span.end.min(self.range.end)
-    }
+fn overlap(range: &VirtualRange, position: Position) -> VirtualRange {
+    let span = position.span();
+    span.start.max(range.start)..span.end.min(range.end)
 }
 
 /// The two entries, where they say all that there is to say about a position.

@@ -5,7 +5,7 @@
 
 use crate::cache::NodeCache;
 use crate::node::{Entry, Root};
-use crate::path::Position;
+use crate::path::{FAN_OUT, Position};
 
 /// Enough to keep a medium busy.
 const AT_ONCE: usize = 64;
@@ -24,6 +24,28 @@ pub(crate) async fn warm_next(cache: &NodeCache, stack: &[(Position, Entry)], le
     let nodes = next.filter(|(position, entry)| position.level == level && entry.is_data());
     let wanted: Vec<_> = nodes.map(|&(position, entry)| (entry, position)).collect();
     cache.warm(&wanted).await;
+}
+
+/// Slots of a node looked at together.
+const WINDOW_SLOTS: usize = 32;
+
+/// Where a comparison comes to the next window of a node's slots: has those read into the cache
+/// that `wanted` names for a child, on either side.
+pub(crate) async fn warm_slots(
+    cache: &NodeCache,
+    position: Position,
+    next_slot: usize,
+    wanted: impl Fn(Position) -> [Option<Entry>; 2],
+) {
+    if position.level < 2 || !next_slot.is_multiple_of(WINDOW_SLOTS) {
+        return;
+    }
+    let window = next_slot..FAN_OUT.min(next_slot + WINDOW_SLOTS);
+    let keys = window.flat_map(|slot| {
+        let child = position.child(slot);
+        wanted(child).into_iter().flatten().map(move |entry| (entry, child))
+    });
+    cache.warm(&keys.take(read_ahead_nodes(cache)).collect::<Vec<_>>()).await;
 }
 
 /// Has the nodes on the way to `blocks` (ascending) read into the cache.

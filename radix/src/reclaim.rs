@@ -23,6 +23,7 @@ use bough_blockstore::{BlockAddr, Epoch, to_u64};
 use crate::cache::NodeCache;
 use crate::node::{Entry, Node, Root};
 use crate::path::{FAN_OUT, Position};
+use crate::read_ahead::warm_slots;
 use crate::side::{At, Below, at_height};
 use crate::tree_error::{OnDamage, TreeError, Unreadable};
 
@@ -92,24 +93,37 @@ struct Sweep<'a> {
 impl Sweep<'_> {
     /// Sweeps until the budget is used up (then where to go on) or all is done.
     async fn run(&mut self) -> Result<Option<u64>, TreeError> {
-        while let Some(node) = self.open.last_mut() {
+        while let Some(mut node) = self.open.pop() {
             if node.next_slot == FAN_OUT {
-                self.close();
+                // The cursor passes its end.
+                self.step.freed.push(node.pointer.addr());
                 continue;
             }
+            // Asked only here, with every node freed that ends at the cursor: one left open would
+            // be taken for freed by the next step.
             let position = node.position.child(node.next_slot);
-            // Asked only here, with every node closed that ends at the cursor: one left open
-            // would be taken for freed by the next step.
             let cursor = position.span().start;
-            if self.used() >= self.reclaim.budget_blocks && cursor > self.reclaim.cursor {
+            if self.is_used_up() && cursor > self.reclaim.cursor {
                 return Ok(Some(cursor));
             }
-            let node = &mut self.open.last_mut().expect("looked at above");
+            self.warm(&node).await;
             node.next_slot += 1;
             let (entry, child) = (node.victim.entry(position.slot()), node.child.at(position));
+            self.open.push(node);
             self.visit(position, entry, child).await?;
         }
         Ok(None)
+    }
+
+    async fn warm(&self, node: &Swept) {
+        let wanted = |position: Position| {
+            let (entry, child) = (node.victim.entry(position.slot()), node.child.at(position));
+            match self.is_victims_alone(&entry, child) {
+                true => [Some(entry), child.pointer()],
+                false => [None, None],
+            }
+        };
+        warm_slots(self.cache, node.position, node.next_slot, wanted).await;
     }
 
     /// Frees a block, opens a node, or passes by what is not the victim's alone.
@@ -168,13 +182,6 @@ impl Sweep<'_> {
         }
     }
 
-    /// The cursor passes the end of a node.
-    fn close(&mut self) {
-        if let Some(node) = self.open.pop() {
-            self.step.freed.push(node.pointer.addr());
-        }
-    }
-
     async fn child_at_top(&mut self, position: Position) -> Result<Option<At>, TreeError> {
         let Some(root) = self.reclaim.child else { return Ok(Some(At::Entry(Entry::HOLE))) };
         let at = at_height(self.cache, root, position.level).await;
@@ -197,7 +204,7 @@ impl Sweep<'_> {
         }
     }
 
-    fn used(&self) -> u64 {
-        self.nodes_read + to_u64(self.step.freed.len())
+    fn is_used_up(&self) -> bool {
+        self.nodes_read + to_u64(self.step.freed.len()) >= self.reclaim.budget_blocks
     }
 }

@@ -32,11 +32,16 @@ pub(crate) enum Fault {
 pub(crate) struct Medium {
     blocks: Mutex<BTreeMap<u64, Block>>,
     faults: Mutex<BTreeMap<u64, Fault>>,
-    pub(crate) mirrored: bool,
+    is_mirrored: bool,
     reads: AtomicU64,
 }
 
 impl Medium {
+    /// With a second copy of everything, which is never broken.
+    pub(crate) fn mirrored() -> Self {
+        Self { is_mirrored: true, ..Self::default() }
+    }
+
     pub(crate) fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
@@ -97,7 +102,7 @@ impl Device for Medium {
         let block = self.blocks.lock().unwrap().get(&at.raw()).cloned()?;
         let mut buf = BlockBuf::zeroed(1);
         buf.block_mut(0).copy_from_slice(&block[..]);
-        self.mirrored.then(|| -> IoFuture<BlockBuf> { Box::pin(async move { Ok(buf) }) })
+        self.is_mirrored.then(|| -> IoFuture<BlockBuf> { Box::pin(async move { Ok(buf) }) })
     }
 
     fn write(&self, _: BlockAddr, _: BlockSlice) -> IoFuture<()> {

@@ -67,7 +67,7 @@ fn run_flawed(events: &[Event], flaw: Flaw) -> Result<(), Violation> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn blocks_are_freed_exactly_when_no_version_has_them(
