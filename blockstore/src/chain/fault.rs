@@ -49,6 +49,17 @@ impl ChainFault {
         }
     }
 
+    /// Which of two faults tells the owner what to do.
+    pub(super) fn gravity(&self) -> u8 {
+        match self {
+            Self::Full | Self::Ungranted(_) => 0,
+            Self::Stopped => 1,
+            Self::Broken(_) => 2,
+            Self::Halted(_) => 3,
+            Self::SyncFailed(_) => 4,
+        }
+    }
+
     /// Whether only this write was refused, and the chain goes on.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Full | Self::Ungranted(_))

@@ -17,6 +17,7 @@
 mod batch;
 mod config;
 mod fault;
+mod publisher;
 mod reuse;
 mod sealer;
 mod space;
@@ -183,7 +184,7 @@ impl Chain {
             },
         };
         // 3. The commit point.
-        self.synced(upto).await
+        self.promised(upto).await
     }
 
     /// Waits until it and all before it survive a power cut; returns its record.
@@ -192,7 +193,7 @@ impl Chain {
     /// Where this write was refused, or the chain halted before it.
     pub async fn durable(self: &Arc<Self>, ticket: Ticket) -> Result<Sequence, ChainFault> {
         let sequence = ticket.answer.wait().await?;
-        self.synced(sequence).await?;
+        self.promised(sequence).await?;
         Ok(sequence)
     }
 
@@ -217,8 +218,15 @@ impl Chain {
 
     /// A durable commit has made the records before `start.sequence` needless: gives back their
     /// headers, and the blocks retired by them.
+    ///
+    /// # Panics
+    /// Where `start` lies beyond what is published: a bug of the caller's.
     pub fn truncate(&self, start: &ChainStart) {
-        let free = self.lock_state().reuse.truncate(start.sequence);
+        let free = {
+            let mut state = self.lock_state();
+            assert!(start.sequence <= state.published.next(), "cut off beyond the published");
+            state.reuse.truncate(start.sequence)
+        };
         self.give_back(&free);
     }
 

@@ -6,9 +6,8 @@
 
 use std::sync::Arc;
 
-use crate::addr::{BlockRun, to_u64};
+use crate::addr::{BlockAddr, BlockRun};
 use crate::chain::batch::Staged;
-use crate::chain::config::Sabotage;
 use crate::chain::state::{Flying, RecordWrite};
 use crate::chain::{Chain, ChainFault};
 
@@ -39,15 +38,49 @@ impl Chain {
         staged
     }
 
-    async fn take_blocks(&self, count: u64) -> Result<Vec<BlockRun>, ChainFault> {
+    /// A full store may only be waiting for the reuse rule.
+    async fn take_blocks(self: &Arc<Self>, count: u64) -> Result<Vec<BlockRun>, ChainFault> {
+        match self.take_or_refill(count).await {
+            Err(ChainFault::Full) if self.settle().await => self.take_or_refill(count).await,
+            taken => taken,
+        }
+    }
+
+    async fn take_or_refill(&self, count: u64) -> Result<Vec<BlockRun>, ChainFault> {
         for _ in 0..MAX_REFILLS {
-            let near = self.lock_state().seal_at.at.raw() + 1;
-            if let Some(runs) = self.space.take(crate::addr::BlockAddr::new(near), count) {
+            if let Some(runs) = self.take(count) {
                 return Ok(runs);
             }
             self.space.refill(count).await?;
         }
         Err(ChainFault::Full)
+    }
+
+    fn take(&self, count: u64) -> Option<Vec<BlockRun>> {
+        let near = self.lock_state().seal_at.at.raw() + 1;
+        self.space.take(BlockAddr::new(near), count)
+    }
+
+    /// Releases every retired block, by an empty record that says that all is synced. Whether
+    /// there were any.
+    async fn settle(self: &Arc<Self>) -> bool {
+        if self.lock_state().reuse.retired_blocks() == 0 {
+            return false;
+        }
+        // Nothing but this task seals: all that retires blocks is published then.
+        self.wait_until(|state| state.flying.is_empty()).await;
+        let published = self.lock_state().published;
+        if self.synced(published).await.is_err() {
+            return false;
+        }
+        let Some(runs) = self.take(1) else { return false };
+        let empty = Staged::new();
+        let answer = Arc::clone(&empty.answer);
+        self.seal_and_send(empty, &runs).await;
+        match answer.wait().await {
+            Ok(sequence) => self.synced(sequence).await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// Answered after those before it, as if it had been written.
@@ -90,96 +123,6 @@ impl Chain {
                 let result = chain.device.write(at, data).await;
                 chain.part_ended(unit, index, result);
             }));
-        }
-    }
-
-    /// The device has ended one write of a record.
-    fn part_ended(
-        self: &Arc<Self>,
-        unit: u64,
-        index: usize,
-        result: Result<(), crate::device::DeviceError>,
-    ) {
-        {
-            let mut state = self.lock_state();
-            let place = crate::addr::to_usize(unit - state.first_unit);
-            let flying = &mut state.flying[place];
-            flying.records[index].parts_left -= 1;
-            let record_ended = flying.records[index].parts_left == 0;
-            if let Err(error) = result {
-                let fault = ChainFault::from_write(error);
-                flying.fault.get_or_insert(fault.clone());
-                state.set_fault(fault);
-            }
-            if self.config.sabotage() == Sabotage::AnswerOutOfOrder {
-                state.flying[place].answer_out_of_order();
-            }
-            if record_ended {
-                state.writing -= 1;
-            }
-        }
-        self.advance();
-    }
-
-    /// Publishes and answers, in order, all that has landed.
-    pub(super) fn advance(self: &Arc<Self>) {
-        let mut publication = self.lock_publication();
-        while let Some(flying) = self.pop_landed() {
-            let outcome = match flying.fault {
-                None => {
-                    for record in &flying.records {
-                        self.sink.publish(&record.record);
-                    }
-                    let last = flying.records.last().expect("a sealed unit has a record");
-                    publication.sequence = last.record.sequence.next();
-                    publication.at = *last.taken.last().expect("the next header");
-                    publication.previous_crc = last.header_crc;
-                    let sequence = last.record.sequence;
-                    self.note_published(flying.records);
-                    Ok(sequence)
-                }
-                Some(fault) => {
-                    let taken = flying.records.into_iter().flat_map(|record| record.taken);
-                    self.lock_state().reuse.note_lost(taken);
-                    Err(fault)
-                }
-            };
-            if !flying.answer.is_set() || self.config.sabotage() == Sabotage::None {
-                flying.answer.set(outcome);
-            }
-        }
-        drop(publication);
-        self.progress.notify_waiters();
-        self.sync_if_much_is_unsynced();
-    }
-
-    /// The front unit, if all its writes have ended. After one whose records were lost nothing
-    /// counts any more: recovery would stop there.
-    fn pop_landed(&self) -> Option<Flying> {
-        let mut state = self.lock_state();
-        let mut flying = state.flying.pop_front_if(|front| front.has_landed())?;
-        state.first_unit += 1;
-        if flying.fault.is_some() && !flying.records.is_empty() {
-            state.cut_off = true;
-        }
-        if state.cut_off && flying.fault.is_none() {
-            flying.fault = state.fault.clone();
-        }
-        Some(flying)
-    }
-
-    fn note_published(&self, records: Vec<crate::chain::state::FlyingRecord>) {
-        let mut state = self.lock_state();
-        for record in records {
-            let blocks = to_u64(record.taken.len());
-            state.published = record.record.sequence;
-            state.published_bytes += crate::addr::BlockCount(blocks).bytes();
-            state.reuse.note_published(crate::chain::reuse::Header {
-                sequence: record.record.sequence,
-                at: record.header_at,
-                synced_upto: record.synced_upto,
-                blocks,
-            });
         }
     }
 }

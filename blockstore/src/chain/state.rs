@@ -125,9 +125,9 @@ impl State {
         self.queue.pop_front().or_else(|| self.open.take())
     }
 
-    /// Takes no more: what is staged is refused, in its turn. A graver fault replaces a stop.
+    /// Takes no more: what is staged is refused, in its turn. The gravest fault is kept.
     pub fn set_fault(&mut self, fault: ChainFault) {
-        if matches!(self.fault, None | Some(ChainFault::Stopped)) {
+        if self.fault.as_ref().is_none_or(|old| old.gravity() < fault.gravity()) {
             self.fault = Some(fault.clone());
         }
         while let Some(staged) = self.pop_staged() {

@@ -10,11 +10,16 @@ use crate::chain::config::Sabotage;
 use crate::chain::{Chain, ChainFault};
 
 impl Chain {
-    /// Waits until record `upto`, which is published, survives a power cut.
-    pub(super) async fn synced(self: &Arc<Self>, upto: Sequence) -> Result<(), ChainFault> {
+    /// As [`Self::synced`], for somebody who was promised it.
+    pub(super) async fn promised(self: &Arc<Self>, upto: Sequence) -> Result<(), ChainFault> {
         if self.config.sabotage() == Sabotage::SkipSync {
             return Ok(());
         }
+        self.synced(upto).await
+    }
+
+    /// Waits until record `upto`, which is published, survives a power cut.
+    pub(super) async fn synced(self: &Arc<Self>, upto: Sequence) -> Result<(), ChainFault> {
         self.request_sync(upto);
         self.wait_until(|state| {
             state.synced >= upto || matches!(state.fault, Some(ChainFault::SyncFailed(_)))

@@ -8,14 +8,23 @@ const HISTORIES: u64 = 300;
 
 #[test]
 fn what_was_answered_survives_a_kill_and_what_was_flushed_a_power_cut() {
+    assert_kept("no failures", Variant::default());
+}
+
+#[test]
+fn promises_made_before_a_failed_write_or_sync_are_kept() {
+    assert_kept("a failure in each", Variant { failures: true, ..Variant::default() });
+}
+
+fn assert_kept(what: &str, variant: Variant) {
     let mut steps = 0;
     for seed in 0..HISTORIES {
-        match run(seed, Variant::default()) {
+        match run(seed, variant) {
             Ok(more) => steps += more,
             Err(violation) => panic!("seed {seed}: {violation:?}"),
         }
     }
-    eprintln!("{HISTORIES} histories of three lives, {steps} steps");
+    eprintln!("{what}: {HISTORIES} histories of three lives, {steps} steps");
     assert!(steps > 10_000, "the histories reach deep enough to mean something");
 }
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::kit::{Committed, Owner, Step, contents, stamped};
 use crate::addr::{BlockAddr, BlockCount, BlockRun, DiskId, Epoch, Nonce, Sequence, VirtualBlock};
-use crate::chain::{Chain, ChainConfig, Group, Sabotage};
-use crate::device::{Device, Runtime};
+use crate::chain::{Chain, ChainConfig, ChainFault, Group, Sabotage, Ticket};
+use crate::device::{Device, Operation, Runtime};
 use crate::record::ChainEntry;
 use crate::scan::{Scan, ScanEnd, ScanLimits, scan};
-use crate::sim::{CrashKind, Sim, SimImage, SimRng};
+use crate::sim::{CrashKind, Mishap, Sim, SimDevice, SimImage, SimRng};
 
 const CLIENTS: u64 = 4;
 const STEPS: u64 = 60;
@@ -26,6 +26,8 @@ pub struct Variant {
     pub sabotage: Sabotage,
     /// Every life's chain has the same nonce.
     pub one_nonce: bool,
+    /// In every life one write or one sync fails.
+    pub failures: bool,
 }
 
 /// A promise that was not kept.
@@ -74,7 +76,11 @@ pub fn run(seed: u64, variant: Variant) -> Result<usize, Violation> {
 }
 
 fn live(sim: &Sim, image: SimImage, rng: &mut SimRng, variant: Variant) -> (History, Committed) {
-    let device: Arc<dyn Device> = sim.open_device(image);
+    let device = sim.open_device(image);
+    if variant.failures {
+        plan_a_failure(&device, rng);
+    }
+    let device: Arc<dyn Device> = device;
     let runtime: Arc<dyn Runtime> = sim.runtime();
     let nonce = if variant.one_nonce { Nonce([7; 16]) } else { Nonce(runtime.random()) };
     let config = config(rng, variant.sabotage);
@@ -89,16 +95,30 @@ fn live(sim: &Sim, image: SimImage, rng: &mut SimRng, variant: Variant) -> (Hist
             runtime: Arc::clone(&runtime),
             history: Rc::clone(&history),
             rng: rng.fork(),
+            may_fail: variant.failures,
         };
         runtime.spawn(Box::pin(client.run()));
     }
-    let _ = sim.run_until_stop(async {
+    let ended = sim.run_until_stop(async {
         while history.borrow().clients_left > 0 {
             runtime.sleep(Duration::from_millis(1)).await;
         }
+        chain.stop().await;
     });
+    if ended.is_ok() {
+        owner.assert_no_block_is_lost(EXTENT);
+    }
     let history = history.take();
     (history, owner.committed())
+}
+
+fn plan_a_failure(device: &SimDevice, rng: &mut SimRng) {
+    let mishap = if rng.chance(1, 4) { Mishap::NoSpace } else { Mishap::Error };
+    if rng.chance(1, 4) {
+        device.plan(Operation::Sync, rng.below(10), Mishap::Error);
+    } else {
+        device.plan(Operation::Write, rng.below(120), mishap);
+    }
 }
 
 /// Small records and few blocks, so that groups need several and reuse is the rule.
@@ -118,21 +138,30 @@ struct Client {
     runtime: Arc<dyn Runtime>,
     history: Rc<RefCell<History>>,
     rng: SimRng,
+    may_fail: bool,
 }
 
 impl Client {
+    /// Until it has asked for enough, or the chain has failed.
     async fn run(mut self) {
+        let outcome = self.ask().await;
+        let fails = self.may_fail;
+        assert!(fails || outcome.is_ok(), "failed without a failure: {outcome:?}");
+        self.history.borrow_mut().clients_left -= 1;
+    }
+
+    async fn ask(&mut self) -> Result<(), ChainFault> {
         for _ in 0..STEPS {
             match self.rng.below(20) {
-                0..=10 => self.write_one().await,
-                11..=14 => self.write_group().await,
-                15..=16 => self.flush().await,
+                0..=10 => self.write_one().await?,
+                11..=14 => self.write_group().await?,
+                15..=16 => self.flush().await?,
                 17 => self.owner.commit(),
-                18 => self.cut().await,
+                18 => self.cut().await?,
                 _ => self.runtime.sleep(Duration::from_micros(self.rng.below(3000))).await,
             }
         }
-        self.history.borrow_mut().clients_left -= 1;
+        Ok(())
     }
 
     fn stamp(&mut self) -> (VirtualBlock, u64) {
@@ -142,15 +171,15 @@ impl Client {
         (vba, history.next_stamp)
     }
 
-    async fn write_one(&mut self) {
+    async fn write_one(&mut self) -> Result<(), ChainFault> {
         let (vba, stamp) = self.stamp();
         let fill = &mut |block: &mut [u8; 4096]| *block = stamped(stamp);
-        let ticket = self.chain.stage_block(vba, fill).expect("no faults here");
+        let ticket = self.chain.stage_block(vba, fill)?;
         let step = Step { zeros: vec![], blocks: vec![(vba, stamp)], requires: vec![] };
-        self.await_answer(step, ticket).await;
+        self.await_answer(step, ticket).await
     }
 
-    async fn write_group(&mut self) {
+    async fn write_group(&mut self) -> Result<(), ChainFault> {
         let mut step = Step { zeros: vec![], blocks: vec![], requires: vec![] };
         for _ in 0..self.rng.below(10) {
             let block = self.stamp();
@@ -167,12 +196,12 @@ impl Client {
         let blocks: Vec<_> =
             step.blocks.iter().zip(&bytes).map(|((vba, _), bytes)| (*vba, bytes)).collect();
         let group = Group { zeros: &step.zeros, blocks: &blocks, requires: &step.requires };
-        let ticket = self.chain.stage_group(&group).expect("no faults here");
-        self.await_answer(step, ticket).await;
+        let ticket = self.chain.stage_group(&group)?;
+        self.await_answer(step, ticket).await
     }
 
     /// Staging and noting are one breath, so the history's order is the chain's.
-    async fn await_answer(&mut self, step: Step, ticket: crate::chain::Ticket) {
+    async fn await_answer(&mut self, step: Step, ticket: Ticket) -> Result<(), ChainFault> {
         let count = {
             let mut history = self.history.borrow_mut();
             history.steps.push(step);
@@ -180,35 +209,37 @@ impl Client {
         };
         match self.rng.below(10) {
             0..=6 => {
-                self.chain.published(ticket).await.expect("no faults here");
+                self.chain.published(ticket).await?;
                 let mut history = self.history.borrow_mut();
                 history.answered = history.answered.max(count);
             }
             7 => {
-                self.chain.durable(ticket).await.expect("no faults here");
+                self.chain.durable(ticket).await?;
                 let mut history = self.history.borrow_mut();
                 history.flushed = history.flushed.max(count);
             }
             // Nobody waits: it happens all the same.
             _ => {}
         }
+        Ok(())
     }
 
-    async fn flush(&mut self) {
+    async fn flush(&mut self) -> Result<(), ChainFault> {
         let count = self.history.borrow().steps.len();
-        self.chain.flush().await.expect("no faults here");
+        self.chain.flush().await?;
         let mut history = self.history.borrow_mut();
         history.flushed = history.flushed.max(count);
+        Ok(())
     }
 
-    async fn cut(&mut self) {
+    async fn cut(&mut self) -> Result<(), ChainFault> {
         let epoch = {
             let mut history = self.history.borrow_mut();
             history.next_epoch += 1;
             Epoch::of(history.next_epoch)
         };
         let upto = self.chain.cut(epoch);
-        self.chain.published_upto(upto).await.expect("no faults here");
+        self.chain.published_upto(upto).await?;
         let published = self.owner.published();
         let older =
             |sequence: Sequence, record_epoch: Epoch| (sequence <= upto) == (record_epoch < epoch);
@@ -216,6 +247,7 @@ impl Client {
             published.iter().all(|record| older(record.sequence, record.epoch)),
             "a cut separates the epochs"
         );
+        Ok(())
     }
 }
 
