@@ -66,13 +66,34 @@ pub(crate) struct Span {
 /// What can happen; versions are picked by number, modulo how many there are.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    Write { head: usize, spans: Vec<Span> },
-    Resize { head: usize, blocks: u64 },
-    Snapshot { head: usize },
-    Clone { snapshot: usize },
-    Rollback { head: usize },
-    Delete { version: usize },
-    Reclaim { version: usize, budget: u64 },
+    Write {
+        head: usize,
+        spans: Vec<Span>,
+    },
+    Resize {
+        head: usize,
+        blocks: u64,
+    },
+    Snapshot {
+        head: usize,
+    },
+    Clone {
+        snapshot: usize,
+    },
+    Rollback {
+        head: usize,
+    },
+    Delete {
+        version: usize,
+    },
+    /// Deletes the version that a head goes on from.
+    Forget {
+        head: usize,
+    },
+    Reclaim {
+        version: usize,
+        budget: u64,
+    },
 }
 
 impl Forest {
@@ -84,37 +105,35 @@ impl Forest {
     }
 
     pub(crate) fn happen(&mut self, event: &Event) -> Result<(), Violation> {
+        let Some(id) = self.subject(event) else { return Ok(()) };
         match event {
-            Event::Write { head, spans } => match self.pick(*head, Self::is_live_head) {
-                Some(id) => self.write(id, spans),
-                None => Ok(()),
-            },
-            Event::Resize { head, blocks } => match self.pick(*head, Self::is_live_head) {
-                Some(id) => self.resize(id, *blocks),
-                None => Ok(()),
-            },
-            Event::Snapshot { head } => {
-                self.pick(*head, Self::is_live_head).map(|id| self.snapshot(id));
-                Ok(())
-            }
-            Event::Clone { snapshot } => {
-                self.pick(*snapshot, |v| !v.is_head && !v.is_deleted).map(|id| self.branch(id));
-                Ok(())
-            }
-            Event::Rollback { head } => {
-                self.pick(*head, Self::is_live_head).map(|id| self.rollback(id));
-                Ok(())
-            }
-            Event::Delete { version } => {
-                if let Some(id) = self.pick(*version, |v| !v.is_deleted) {
-                    self.version(id).is_deleted = true;
+            Event::Write { spans, .. } => self.write(id, spans)?,
+            Event::Resize { blocks, .. } => self.resize(id, *blocks)?,
+            Event::Reclaim { budget, .. } => self.reclaim(id, *budget)?,
+            Event::Snapshot { .. } => self.snapshot(id),
+            Event::Clone { .. } => self.branch(id),
+            Event::Rollback { .. } => self.rollback(id),
+            Event::Delete { .. } => self.version(id).is_deleted = true,
+            Event::Forget { .. } => {
+                if let Some(parent) = self.versions[&id].parent {
+                    self.version(parent).is_deleted = true;
                 }
-                Ok(())
             }
-            Event::Reclaim { version, budget } => match self.pick_victim(*version) {
-                Some(id) => self.reclaim(id, *budget),
-                None => Ok(()),
-            },
+        }
+        Ok(())
+    }
+
+    /// Which version an event happens to.
+    fn subject(&self, event: &Event) -> Option<Id> {
+        match event {
+            Event::Write { head, .. }
+            | Event::Resize { head, .. }
+            | Event::Snapshot { head }
+            | Event::Rollback { head }
+            | Event::Forget { head } => self.pick(*head, Self::is_live_head),
+            Event::Clone { snapshot } => self.pick(*snapshot, |v| !v.is_head && !v.is_deleted),
+            Event::Delete { version } => self.pick(*version, |v| !v.is_deleted),
+            Event::Reclaim { version, .. } => self.pick_victim(*version),
         }
     }
 
