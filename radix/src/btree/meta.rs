@@ -3,7 +3,7 @@
 use bough_blockstore::{BLOCK_BYTES, BlockAddr, Epoch, VirtualBlock};
 
 use super::page::{Entries, Kind, Page, check_header, page_number, put_header, u64_at};
-use super::{LEVEL_MAX, PageFault, PageFaultKind, Pages};
+use super::{LEVEL_MAX, PAGES_MAX, PageFault, PageFaultKind, Pages};
 
 const META: VirtualBlock = VirtualBlock::ZERO;
 const FORMAT_VERSION: u64 = 1;
@@ -127,8 +127,8 @@ fn decode_fields(page: &Page) -> Result<Meta, PageFaultKind> {
     Ok(Meta {
         root: page_number(field(1))?,
         root_level,
-        next_fresh: page_number(field(3))?,
-        free_head: VirtualBlock::new(field(4)).ok_or(PageFaultKind::Pointer(field(4)))?,
+        next_fresh: page_number_or_end(field(3))?,
+        free_head: page_number_or_zero(field(4))?,
         free_count: field(5),
         counters: Counters {
             next_disk: u32::try_from(field(6)).map_err(|_| PageFaultKind::Bounds)?,
@@ -141,6 +141,14 @@ fn decode_fields(page: &Page) -> Result<Meta, PageFaultKind> {
     })
 }
 
+fn page_number_or_zero(raw: u64) -> Result<VirtualBlock, PageFaultKind> {
+    if raw == 0 { Ok(VirtualBlock::ZERO) } else { page_number(raw) }
+}
+
+fn page_number_or_end(raw: u64) -> Result<VirtualBlock, PageFaultKind> {
+    if raw == PAGES_MAX { Ok(VirtualBlock::of(raw)) } else { page_number(raw) }
+}
+
 /// Takes a page off the free list, or a fresh one. The caller writes `meta` back.
 pub(super) async fn allocate<P: Pages>(
     pages: &P,
@@ -148,6 +156,9 @@ pub(super) async fn allocate<P: Pages>(
 ) -> Result<VirtualBlock, P::Error> {
     if meta.free_head == VirtualBlock::ZERO {
         let fresh = meta.next_fresh;
+        if fresh.raw() >= PAGES_MAX {
+            return Err(PageFaultKind::Exhausted.at(META).into());
+        }
         meta.next_fresh = fresh.next();
         return Ok(fresh);
     }
@@ -155,7 +166,7 @@ pub(super) async fn allocate<P: Pages>(
     let page = pages.get(head).await?;
     check_header(&page, head, Kind::Free)?;
     let next = u64_at(&page[..], FREE_NEXT_AT);
-    meta.free_head = VirtualBlock::new(next).ok_or(PageFaultKind::Pointer(next).at(head))?;
+    meta.free_head = page_number_or_zero(next).map_err(|kind| kind.at(head))?;
     meta.free_count = meta.free_count.saturating_sub(1);
     Ok(head)
 }
@@ -167,5 +178,5 @@ pub(super) fn free<P: Pages>(pages: &mut P, meta: &mut Meta, page: VirtualBlock)
     content.bytes_mut()[FREE_NEXT_AT..][..8].copy_from_slice(&meta.free_head.raw().to_le_bytes());
     pages.put(page, content);
     meta.free_head = page;
-    meta.free_count += 1;
+    meta.free_count = meta.free_count.saturating_add(1);
 }

@@ -24,12 +24,14 @@ pub use lookup::get;
 pub use meta::{Counters, Meta, Totals, format, read_meta, write_meta};
 pub use page::Page;
 pub use remove::remove;
-pub use scan::{Pair, last_before, scan};
+pub use scan::{last_before, scan};
 
 /// The longest key.
 pub const KEY_MAX_BYTES: usize = 512;
 /// The longest value.
 pub const VALUE_MAX_BYTES: usize = 1024;
+/// Pages of the catalogue that may be ours; what comes after is for the space bitmaps.
+pub const PAGES_MAX: u64 = 1 << 30;
 /// The highest level of a page: with a fan-out of at least two no tree of ours comes near it.
 const LEVEL_MAX: u8 = 32;
 
@@ -77,6 +79,9 @@ pub enum PageFaultKind {
     /// Keys are not in order.
     #[error("its keys are out of order")]
     Order,
+    /// No page is left for rows: four TiB of them.
+    #[error("the catalogue has no room for more rows")]
+    Exhausted,
     /// A pointer to a page that cannot be one.
     #[error("it points at page {0}, which cannot be")]
     Pointer(u64),

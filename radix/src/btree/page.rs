@@ -11,7 +11,7 @@ use std::ops::Deref;
 
 use bough_blockstore::{BLOCK_BYTES, VirtualBlock};
 
-use super::{KEY_MAX_BYTES, LEVEL_MAX, PageFault, PageFaultKind, VALUE_MAX_BYTES};
+use super::{KEY_MAX_BYTES, LEVEL_MAX, PAGES_MAX, PageFault, PageFaultKind, VALUE_MAX_BYTES};
 
 const MAGIC: [u8; 4] = *b"BRow";
 const HEADER_BYTES: usize = 16;
@@ -60,9 +60,9 @@ impl std::fmt::Debug for Page {
 /// What a page is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    Meta = 1,
-    Tree = 2,
-    Free = 3,
+    Meta,
+    Tree,
+    Free,
 }
 
 /// Writes the header that all kinds of page share.
@@ -226,8 +226,8 @@ impl<'a> View<'a> {
 
 /// A pointer read from a page; zero, the meta page, is no child.
 pub(super) fn page_number(raw: u64) -> Result<VirtualBlock, PageFaultKind> {
-    match VirtualBlock::new(raw) {
-        Some(page) if raw != 0 => Ok(page),
+    match raw {
+        1..PAGES_MAX => Ok(VirtualBlock::of(raw)),
         _ => Err(PageFaultKind::Pointer(raw)),
     }
 }

@@ -196,5 +196,5 @@ fn is_public(row: &VersionRow) -> bool {
 /// A count from which one thing may have gone and to which one may have come. A count too low
 /// comes from a forged store; `check` says so, we only refuse to wrap.
 fn adjusted(count: u64, was: bool, is: bool) -> u64 {
-    (count + u64::from(is)).saturating_sub(u64::from(was))
+    count.saturating_add(is.into()).saturating_sub(was.into())
 }

@@ -22,6 +22,9 @@ pub enum RowFault {
     /// Somebody else has the name. Callers look first; this keeps the index right regardless.
     #[error("the name '{0}' is taken; choose another")]
     NameTaken(String),
+    /// All numbers have been given out.
+    #[error("the store has no more numbers for disks or versions")]
+    NumbersExhausted,
     /// A version with children cannot be removed.
     #[error("version {version} still has {child_count} children")]
     HasChildren {
@@ -107,7 +110,7 @@ where
     pub async fn new_disk_id(&mut self) -> Result<DiskId, P::Error> {
         let mut counters = self.counters().await?;
         let id = DiskId(counters.next_disk);
-        counters.next_disk += 1;
+        counters.next_disk = id.0.checked_add(1).ok_or(RowFault::NumbersExhausted)?;
         self.set_counters(counters).await?;
         Ok(id)
     }
@@ -116,7 +119,7 @@ where
     pub async fn new_version_id(&mut self) -> Result<VersionId, P::Error> {
         let mut counters = self.counters().await?;
         let id = VersionId(counters.next_version);
-        counters.next_version += 1;
+        counters.next_version = id.0.checked_add(1).ok_or(RowFault::NumbersExhausted)?;
         self.set_counters(counters).await?;
         Ok(id)
     }
@@ -214,7 +217,8 @@ where
         let key = keys::of_version(keys::RECLAIM, row.version);
         let fresh = btree::get(self.pages, &key).await?.is_none();
         self.write(&key, row).await?;
-        self.change_totals(|totals| totals.reclaims += u64::from(fresh)).await
+        self.change_totals(|totals| totals.reclaims = totals.reclaims.saturating_add(fresh.into()))
+            .await
     }
 
     /// Removes a reclaim cursor; says whether it was there.

@@ -1,20 +1,112 @@
 //! Taking blocks from a disk's own extents, and giving them back.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+
 use bough_blockstore::{BlockAddr, BlockRun, DiskId};
 
 use super::Space;
-use super::runs::RunSet;
+use super::counts::Change;
+use super::extents::Phase;
+use super::runs::{RunSet, runs_of};
+
+/// How many runs are looked at for one that is long enough, before settling for pieces.
+const RUNS_TRIED: usize = 64;
+/// The first extent that a disk gets: 64 KiB.
+pub(super) const FIRST_GRANT: u64 = 16;
 
 /// A disk's free blocks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Arena {
     pub(super) free: RunSet,
     /// Where the last take ended: the next one goes on there.
-    pub(super) cursor: u64,
+    cursor: u64,
+    /// Where the disk's extents begin, in whatever phase.
+    pub(super) extents: BTreeSet<u64>,
     /// What was promised to the disk.
     pub(super) promised: u64,
     /// How large its next extent is to be.
     pub(super) next_grant: u64,
+}
+
+impl Default for Arena {
+    fn default() -> Self {
+        Self {
+            free: RunSet::default(),
+            cursor: 0,
+            extents: BTreeSet::new(),
+            promised: 0,
+            next_grant: FIRST_GRANT,
+        }
+    }
+}
+
+impl Arena {
+    /// Free blocks beyond what was promised.
+    pub(super) fn spare(&self) -> u64 {
+        self.free.len().saturating_sub(self.promised)
+    }
+
+    /// What is missing to meet the promises.
+    pub(super) fn shortfall(&self) -> u64 {
+        self.promised.saturating_sub(self.free.len())
+    }
+
+    /// Whether there is nothing to remember.
+    pub(super) fn is_unused(&self) -> bool {
+        self.extents.is_empty() && self.promised == 0
+    }
+
+    /// Takes exactly `count` blocks; the caller has seen that there are so many.
+    fn take(&mut self, near: Option<BlockAddr>, count: u64) -> Vec<Range<u64>> {
+        let taken = match self.one_run(near, count) {
+            Some(run) => vec![run],
+            None => self.pieces(near, count),
+        };
+        for run in &taken {
+            self.free.remove(run.clone());
+            self.cursor = run.end;
+        }
+        taken
+    }
+
+    fn one_run(&self, near: Option<BlockAddr>, count: u64) -> Option<Range<u64>> {
+        let long_enough = |run: &Range<u64>| run.end - run.start >= count;
+        let after = near.and_then(|near| {
+            let next = near.raw() + 1;
+            self.free.run_of(next).map(|run| next..run.end)
+        });
+        let found = after
+            .filter(long_enough)
+            .or_else(|| self.from_cursor().take(RUNS_TRIED).find(long_enough));
+        found.map(|run| run.start..run.start + count)
+    }
+
+    fn pieces(&self, near: Option<BlockAddr>, count: u64) -> Vec<Range<u64>> {
+        let from = near.map_or(self.cursor, |near| near.raw() + 1);
+        let mut wanted = count;
+        let mut pieces = Vec::new();
+        for run in self.around(from) {
+            let piece = run.start..run.end.min(run.start + wanted);
+            wanted -= piece.end - piece.start;
+            pieces.push(piece);
+            if wanted == 0 {
+                break;
+            }
+        }
+        assert!(wanted == 0, "an arena has fewer blocks than it says");
+        pieces
+    }
+
+    fn from_cursor(&self) -> impl Iterator<Item = Range<u64>> {
+        self.around(self.cursor)
+    }
+
+    /// All free runs once, from the one at `from` on, then those before it.
+    fn around(&self, from: u64) -> impl Iterator<Item = Range<u64>> {
+        let after = self.free.within(from..u64::MAX);
+        after.chain(self.free.within(0..from))
+    }
 }
 
 impl Space {
@@ -26,32 +118,106 @@ impl Space {
         near: Option<BlockAddr>,
         count: u64,
     ) -> Option<Vec<BlockRun>> {
-        let _ = (disk, near, count);
-        todo!()
+        if self.arena_free(disk) < count {
+            return None;
+        }
+        let runs = self.change_arena(disk, |arena| arena.take(near, count));
+        for run in &runs {
+            self.add_taken(run.clone(), Change::More);
+        }
+        let block_run = |run: Range<u64>| BlockRun {
+            start: BlockAddr::of(run.start),
+            count: run.end - run.start,
+        };
+        Some(runs.into_iter().map(block_run).collect())
     }
 
     /// Free blocks in the disk's extents.
     pub fn arena_free(&self, disk: DiskId) -> u64 {
-        let _ = disk;
-        todo!()
+        self.arenas.get(&disk).map_or(0, |arena| arena.free.len())
     }
 
     /// Taken blocks that nobody reads or ever will: free at once.
+    ///
+    /// # Panics
+    /// Where a block is not taken: reusing it would corrupt somebody's data.
     pub fn give_back(&mut self, blocks: &[BlockAddr]) {
-        let _ = blocks;
-        todo!()
+        for run in self.taken_runs(blocks) {
+            self.add_taken(run.clone(), Change::Less);
+            self.free_run(run);
+        }
     }
 
     /// Taken blocks that are done with but may still be read: to limbo.
+    ///
+    /// # Panics
+    /// Where a block is not taken.
     pub fn retire(&mut self, blocks: &[BlockAddr]) {
-        let _ = blocks;
-        todo!()
+        for run in self.taken_runs(blocks) {
+            self.add_taken(run.clone(), Change::Less);
+            self.limbo.insert(run);
+        }
     }
 
     /// Blocks in limbo whose last reader has gone: free, to the extent that they lie in or to
     /// all.
+    ///
+    /// # Panics
+    /// Where a block is not in limbo.
     pub fn release(&mut self, blocks: &[BlockAddr]) {
-        let _ = blocks;
-        todo!()
+        for run in runs_of(blocks).expect("a block is released once") {
+            self.release_range(run);
+        }
+    }
+
+    pub(super) fn release_range(&mut self, range: Range<u64>) {
+        self.limbo.remove(range.clone());
+        self.free_run(range);
+    }
+
+    /// Frees blocks that are in no state any more.
+    fn free_run(&mut self, range: Range<u64>) {
+        let mut from = range.start;
+        while from < range.end {
+            let (piece, owner) = self.piece_at(from, range.end);
+            from = piece.end;
+            let count = piece.end - piece.start;
+            match owner.map(|start| self.extents[&start].place()) {
+                None => self.search.note_freed(piece),
+                Some((Phase::Open, disk)) => {
+                    self.change_arena(disk, |arena| arena.free.insert(piece));
+                }
+                Some((Phase::Closed, _)) => self.idle.insert(piece),
+                Some((Phase::Held, _)) => self.add_held(owner.unwrap_or_default(), count),
+            }
+        }
+    }
+
+    /// The blocks from `from` on, before `end`, that lie in one extent (its start is returned)
+    /// or in none.
+    pub(super) fn piece_at(&self, from: u64, end: u64) -> (Range<u64>, Option<u64>) {
+        if let Some((start, extent)) = self.extent_at(from) {
+            return (from..end.min(extent.end), Some(start));
+        }
+        let next = self.extents.range(from..).next().map_or(end, |(start, _)| *start);
+        (from..end.min(next), None)
+    }
+
+    fn taken_runs(&self, blocks: &[BlockAddr]) -> Vec<Range<u64>> {
+        let stray = blocks.iter().find(|block| !self.is_taken(block.raw()));
+        assert!(stray.is_none(), "block {stray:?} is handed back but not taken");
+        runs_of(blocks).expect("a block is handed back once")
+    }
+
+    /// Whether a block is held by a chain or a checkpoint, as far as can be seen (its bit may
+    /// not be loaded).
+    pub(super) fn is_taken(&self, block: u64) -> bool {
+        let Some((_, extent)) = self.extent_at(block) else { return false };
+        let free = self.arenas.get(&extent.disk).is_some_and(|arena| arena.free.has(block));
+        extent.phase != Phase::Held
+            && !free
+            && !self.idle.has(block)
+            && !self.limbo.has(block)
+            && self.bitmap.get(block) != Some(true)
     }
 }

@@ -1,15 +1,35 @@
 //! Bitmap pages in and out, and the changes that commits make to them.
 
-use bough_blockstore::{BLOCK_BYTES, BlockAddr, BlockCount, BlockRun, VirtualBlock};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Space, SpaceConfig, SpaceFault};
+use bough_blockstore::{BLOCK_BYTES, BlockAddr, BlockCount, BlockRun, VirtualBlock, to_u64};
+
+use super::bitmap::{BITMAP_BASE, Bitmap, PAGE_BLOCKS, blocks_of, indexes_of, page_at};
+use super::runs::{RunSet, runs_of};
+use super::{Space, SpaceConfig, SpaceFault, counts, grant};
 use crate::btree::Page;
 
 impl Space {
     /// The allocator of a store; knows no extents and has no bitmap pages loaded.
     pub fn new(config: SpaceConfig) -> Self {
-        let _ = config;
-        todo!()
+        let mut reserved = RunSet::default();
+        for run in config.reserved {
+            reserved.insert(run.start.raw()..run.end());
+        }
+        Self {
+            total: config.total.0,
+            reserved,
+            floors: config.floors,
+            used: config.used_blocks,
+            virgin_from: config.virgin_from.raw(),
+            bitmap: Bitmap::default(),
+            extents: BTreeMap::new(),
+            arenas: BTreeMap::new(),
+            limbo: RunSet::default(),
+            idle: RunSet::default(),
+            sums: counts::Sums::default(),
+            search: grant::Search::new(config.virgin_from.raw()),
+        }
     }
 
     /// Which bitmap pages [`Space::commit_bits`] of these blocks needs and has not got.
@@ -17,14 +37,18 @@ impl Space {
         &self,
         blocks: impl IntoIterator<Item = &'a BlockAddr>,
     ) -> Vec<VirtualBlock> {
-        let _ = blocks.into_iter();
-        todo!()
+        let wanted: BTreeSet<u64> =
+            blocks.into_iter().map(|block| block.raw() / PAGE_BLOCKS).collect();
+        self.missing(wanted)
     }
 
     /// Which bitmap pages [`Space::adopt`] of this extent needs and has not got.
     pub fn missing_for_run(&self, run: BlockRun) -> Vec<VirtualBlock> {
-        let _ = run;
-        todo!()
+        self.missing(indexes_of(run.start.raw()..run.end()))
+    }
+
+    pub(super) fn missing(&self, indexes: impl IntoIterator<Item = u64>) -> Vec<VirtualBlock> {
+        indexes.into_iter().filter(|index| !self.bitmap.has(*index)).map(page_at).collect()
     }
 
     /// Takes in a bitmap page as the catalogue has it now. Ignored where it is loaded already
@@ -34,8 +58,22 @@ impl Space {
         page: VirtualBlock,
         bytes: &[u8; BLOCK_BYTES],
     ) -> Result<(), SpaceFault> {
-        let _ = (page, bytes);
-        todo!()
+        let index = page.raw().checked_sub(BITMAP_BASE).ok_or(SpaceFault::NotLoaded(page))?;
+        if self.bitmap.has(index) {
+            return Ok(());
+        }
+        let mut fresh = Bitmap::default();
+        fresh.insert(index, bytes);
+        let own = blocks_of(index);
+        let outside = self.total.clamp(own.start, own.end)..own.end;
+        let forbidden: Vec<_> = self.reserved.within(own).chain([outside]).collect();
+        for range in forbidden.into_iter().filter(|range| !range.is_empty()) {
+            if fresh.clear_runs(range.clone()) != [range] {
+                return Err(SpaceFault::ImpossibleBits(page));
+            }
+        }
+        self.bitmap.insert(index, bytes);
+        Ok(())
     }
 
     /// What a commit does to the bitmap: `set` are taken blocks that trees hold from now on,
@@ -48,21 +86,61 @@ impl Space {
         set: &[BlockAddr],
         clear: &[BlockAddr],
     ) -> Result<Vec<(VirtualBlock, Page)>, SpaceFault> {
-        let _ = (set, clear);
-        todo!()
+        if let Some(page) = self.missing_for_blocks(set.iter().chain(clear)).first() {
+            return Err(SpaceFault::NotLoaded(*page));
+        }
+        self.check_set(set)?;
+        self.check_clear(clear)?;
+        for block in set {
+            self.bitmap.set(block.raw(), true);
+            self.add_taken(block.raw()..block.raw() + 1, counts::Change::Less);
+        }
+        for block in clear {
+            self.bitmap.set(block.raw(), false);
+            self.limbo.insert(block.raw()..block.raw() + 1);
+        }
+        self.used = self.used + to_u64(set.len()) - to_u64(clear.len());
+        let changed: BTreeSet<u64> =
+            set.iter().chain(clear).map(|block| block.raw() / PAGE_BLOCKS).collect();
+        Ok(changed.into_iter().map(|index| (page_at(index), self.bitmap.image(index))).collect())
+    }
+
+    /// Each block to be set must be taken, and named once.
+    fn check_set(&self, set: &[BlockAddr]) -> Result<(), SpaceFault> {
+        runs_of(set).map_err(SpaceFault::AlreadyUsed)?;
+        for block in set {
+            if self.bitmap.get(block.raw()) != Some(false) {
+                return Err(SpaceFault::AlreadyUsed(*block));
+            }
+            if !self.is_taken(block.raw()) {
+                return Err(SpaceFault::NotTaken(*block));
+            }
+        }
+        Ok(())
+    }
+
+    /// Each block to be cleared must be set, and named once.
+    fn check_clear(&self, clear: &[BlockAddr]) -> Result<(), SpaceFault> {
+        runs_of(clear).map_err(SpaceFault::NotUsed)?;
+        let free = clear.iter().find(|block| self.bitmap.get(block.raw()) != Some(true));
+        match free {
+            Some(block) => Err(SpaceFault::NotUsed(*block)),
+            None if self.used < to_u64(clear.len()) => Err(SpaceFault::NotUsed(clear[0])),
+            None => Ok(()),
+        }
     }
 
     /// The commit of these pages is published: reading the catalogue gives them back.
     pub fn written(&mut self, pages: &[VirtualBlock]) {
-        let _ = pages;
-        todo!()
+        for page in pages {
+            self.bitmap.written(page.raw() - BITMAP_BASE);
+        }
     }
 
     /// Forgets loaded pages, the least recently used first, until `keep` are left (or only such
     /// as wait for [`Space::written`]).
     pub fn trim(&mut self, keep: usize) {
-        let _ = keep;
-        todo!()
+        self.bitmap.trim(keep);
     }
 
     /// Bits set, for `Counters::used_blocks` in the commit.
@@ -77,7 +155,11 @@ impl Space {
 
     /// The store has become larger; `reserved` of the new blocks belong to the catalogue.
     pub fn grow(&mut self, total: BlockCount, reserved: &[BlockRun]) {
-        let _ = (total, reserved);
-        todo!()
+        assert!(total.0 >= self.total, "a store does not shrink");
+        for run in reserved {
+            assert!(run.start.raw() >= self.total, "only new blocks can be reserved");
+            self.reserved.insert(run.start.raw()..run.end());
+        }
+        self.total = total.0;
     }
 }

@@ -3,6 +3,7 @@
 use bough_blockstore::{BlockCount, DiskId};
 
 use super::Space;
+use super::arena::Arena;
 
 /// Free blocks that are kept for those who need them more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,31 +62,49 @@ pub struct SpaceCounts {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sums {
     /// Free blocks in arenas.
-    pub(super) arena_free: u64,
+    arena_free: u64,
     /// Blocks taken from extents.
     pub(super) taken: u64,
-    /// Free blocks of closed extents, waiting for the extent to be dropped.
-    pub(super) idle: u64,
     /// Bit-clear blocks of extents that are not open yet.
     pub(super) held: u64,
     /// All promises.
-    pub(super) promised: u64,
+    promised: u64,
     /// What arenas lack to meet their disks' promises.
-    pub(super) shortfall: u64,
+    shortfall: u64,
+}
+
+/// Which way a count goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    More,
+    Less,
 }
 
 impl Space {
     /// Where the store's blocks are.
     pub fn counts(&self) -> SpaceCounts {
-        todo!()
+        SpaceCounts {
+            total: self.total,
+            reserved: self.reserved.len(),
+            used: self.used,
+            taken: self.sums.taken,
+            limbo: self.limbo.len(),
+            free: self.free(),
+            ungranted: self.ungranted(),
+            promised: self.sums.promised,
+        }
     }
 
     /// Promises `count` blocks to the disk: for writes about to be staged and for the nodes that
     /// their checkpoint may need. To be called before staging, and undone by
     /// [`Space::settle`] when the blocks have been taken or turned out not to be needed.
     pub fn promise(&mut self, disk: DiskId, need: Need, count: u64) -> Result<(), Full> {
-        let _ = (disk, need, count);
-        todo!()
+        let available = self.available(disk, need);
+        if count > available {
+            return Err(Full { wanted: count, available });
+        }
+        self.change_arena(disk, |arena| arena.promised += count);
+        Ok(())
     }
 
     /// Ends promises made to the disk.
@@ -93,20 +112,56 @@ impl Space {
     /// # Panics
     /// Where more is settled than was promised: a bug of ours.
     pub fn settle(&mut self, disk: DiskId, count: u64) {
-        let _ = (disk, count);
-        todo!()
+        self.change_arena(disk, |arena| {
+            arena.promised =
+                arena.promised.checked_sub(count).expect("more settled than was promised");
+        });
     }
 
     /// What is promised to the disk.
     pub fn promised_to(&self, disk: DiskId) -> u64 {
-        let _ = disk;
-        todo!()
+        self.arenas.get(&disk).map_or(0, |arena| arena.promised)
     }
 
-    /// How many blocks the disk could still be promised for this need.
+    /// How many blocks the disk could still be promised for this need: what nobody has and what
+    /// its own arena has to spare, less what others (and it) have been promised.
     pub fn available(&self, disk: DiskId, need: Need) -> u64 {
-        let _ = (disk, need);
-        todo!()
+        let spare = self.arenas.get(&disk).map_or(0, Arena::spare);
+        (self.ungranted() + spare).saturating_sub(self.sums.shortfall + self.floors.of(need))
+    }
+
+    /// How many blocks may be granted to the disk for this need without breaking a promise made
+    /// to another.
+    pub(super) fn grantable(&self, disk: DiskId, need: Need) -> u64 {
+        let own = self.arenas.get(&disk).map_or(0, Arena::shortfall);
+        self.ungranted().saturating_sub(self.sums.shortfall - own + self.floors.of(need))
+    }
+
+    /// Saturating: an extent registered at opening counts wholly as held until it is adopted.
+    fn free(&self) -> u64 {
+        let gone = self.reserved.len() + self.used + self.sums.taken + self.limbo.len();
+        self.total.saturating_sub(gone + self.sums.held)
+    }
+
+    pub(super) fn ungranted(&self) -> u64 {
+        self.free().saturating_sub(self.sums.arena_free + self.idle.len())
+    }
+
+    /// The one place where an arena changes, so that the sums follow.
+    pub(super) fn change_arena<R>(
+        &mut self,
+        disk: DiskId,
+        change: impl FnOnce(&mut Arena) -> R,
+    ) -> R {
+        let arena = self.arenas.entry(disk).or_default();
+        self.sums.arena_free -= arena.free.len();
+        self.sums.promised -= arena.promised;
+        self.sums.shortfall -= arena.shortfall();
+        let result = change(arena);
+        self.sums.arena_free += arena.free.len();
+        self.sums.promised += arena.promised;
+        self.sums.shortfall += arena.shortfall();
+        result
     }
 }
 
@@ -115,5 +170,13 @@ impl Floors {
     pub fn for_store(total: BlockCount) -> Self {
         let data = (total.0 / 100).clamp(32, 1 << 18);
         Self { data, overwrite: data / 2, checkpoint: 0 }
+    }
+
+    fn of(self, need: Need) -> u64 {
+        match need {
+            Need::Data => self.data,
+            Need::Overwrite => self.overwrite,
+            Need::Checkpoint => self.checkpoint,
+        }
     }
 }

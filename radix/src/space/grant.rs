@@ -1,8 +1,31 @@
-//! Choosing new extents, and what to give back to the host.
+//! Choosing new extents.
+//!
+//! Below `virgin_from` blocks are recycled, above it none was ever written. Recycled ones come
+//! first where they lie densely enough to write long runs; then virgin ones; then whatever holes
+//! there are. Pages of the bitmap are looked at one by one and remembered as dense or sparse, so
+//! that a nearly full store does not search all of them again for every grant.
 
-use bough_blockstore::{BlockRun, DiskId, VirtualBlock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
+use bough_blockstore::{BlockAddr, BlockRun, DiskId, VirtualBlock};
+
+use super::bitmap::{PAGE_BLOCKS, blocks_of, indexes_of};
+use super::runs::without;
+use super::window::{Window, choose};
 use super::{Full, Need, Space};
+
+/// The largest extent: 64 MiB.
+const GRANT_MAX: u64 = 16_384;
+/// No grant takes more than this part of what is left, unless so much is wanted.
+const GRANT_SHARE: u64 = 16;
+/// How many pages to ask for at once while searching.
+const LOAD_AHEAD: u64 = 8;
+/// When so many blocks of a sparse page were freed, it is worth another look.
+const WORTH_A_LOOK: u64 = PAGE_BLOCKS / 16;
+/// Unknown pages are searched before virgin blocks are used where at least one in so many of
+/// the blocks below `virgin_from` is free.
+const SEARCH_SHARE: u64 = 8;
 
 /// The answer to a wish for blocks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,28 +39,228 @@ pub enum Grant {
     Full(Full),
 }
 
-/// Where to look for free blocks next.
-#[derive(Debug, Default)]
-pub(super) struct Search {}
+/// Where to look for recycled blocks. A page is in at most one of the three; in none if it was
+/// found full.
+#[derive(Debug)]
+pub(super) struct Search {
+    /// Pages never looked at.
+    unknown: Range<u64>,
+    /// Pages that may have long free runs.
+    dense: BTreeSet<u64>,
+    /// Pages with scattered free blocks, and how many were freed since.
+    sparse: BTreeMap<u64, u64>,
+    /// Pages with newly freed blocks, which may be given back to the host.
+    pub(super) punchable: BTreeSet<u64>,
+    /// What was given back and not used since.
+    pub(super) punched: super::runs::RunSet,
+}
+
+/// How a page turned out.
+enum Look {
+    Missing,
+    Found(Window),
+    Nothing,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+struct Wish {
+    disk: DiskId,
+    size: u64,
+}
+
+impl Search {
+    pub(super) fn new(virgin_from: u64) -> Self {
+        Self {
+            unknown: 0..virgin_from.div_ceil(PAGE_BLOCKS),
+            dense: BTreeSet::new(),
+            sparse: BTreeMap::new(),
+            punchable: BTreeSet::new(),
+            punched: super::runs::RunSet::default(),
+        }
+    }
+
+    /// Blocks that nobody holds any more became free for all.
+    pub(super) fn note_freed(&mut self, range: Range<u64>) {
+        self.punchable.extend(indexes_of(range.clone()));
+        self.note_punched(range);
+    }
+
+    /// Blocks became free for all after they were given back to the host.
+    pub(super) fn note_punched(&mut self, range: Range<u64>) {
+        for index in indexes_of(range.clone()) {
+            if self.unknown.contains(&index) || self.dense.contains(&index) {
+                continue;
+            }
+            let own = blocks_of(index);
+            let count = own.end.min(range.end) - own.start.max(range.start);
+            let freed = self.sparse.entry(index).or_insert(0);
+            *freed += count;
+            if *freed >= WORTH_A_LOOK {
+                self.sparse.remove(&index);
+                self.dense.insert(index);
+            }
+        }
+    }
+
+    /// Remembers a page that was looked at.
+    fn file(&mut self, index: u64, free: u64) {
+        if self.unknown.start == index {
+            self.unknown.start += 1;
+        }
+        self.dense.remove(&index);
+        self.sparse.remove(&index);
+        if free > 0 {
+            self.sparse.insert(index, 0);
+        }
+    }
+}
 
 impl Space {
     /// Chooses an extent for the disk with up to `want` free blocks, or more if there is plenty:
     /// 64 KiB at first, doubling to 64 MiB; recycled blocks before virgin ones.
     pub fn plan_grant(&mut self, disk: DiskId, want: u64, need: Need) -> Grant {
-        let _ = (disk, want, need);
-        todo!()
+        let room = self.grantable(disk, need);
+        let full = Grant::Full(Full { wanted: want, available: room });
+        if room < want.max(1) {
+            return full;
+        }
+        let preferred = self.arenas.get(&disk).map_or(super::arena::FIRST_GRANT, |a| a.next_grant);
+        let size = preferred.min((room / GRANT_SHARE).max(1)).max(want).min(GRANT_MAX);
+        let wish = Wish { disk, size };
+        let found = self.from_dense(wish);
+        let found = found.or_else(|| self.worth_searching().then(|| self.from_unknown(wish))?);
+        let found = found.or_else(|| self.from_virgin(wish));
+        let found = found.or_else(|| self.from_unknown(wish));
+        found.or_else(|| self.from_sparse(wish)).unwrap_or(full)
     }
 
-    /// Chooses a run of at least `least` free, ungranted blocks that were used before, to be
-    /// given back to the host: it is in limbo until [`Space::release_run`], after the discard.
-    pub fn plan_punch(&mut self, least: u64) -> Option<BlockRun> {
-        let _ = least;
-        todo!()
+    /// Free blocks above `virgin_from`.
+    fn virgin_free(&self) -> u64 {
+        let virgin = self.virgin_from.min(self.total)..self.total;
+        virgin.end - virgin.start - self.reserved.count_within(virgin)
     }
 
-    /// A run from [`Space::plan_punch`] is free again.
-    pub fn release_run(&mut self, run: BlockRun) {
-        let _ = run;
-        todo!()
+    fn worth_searching(&self) -> bool {
+        let recycled = self.ungranted().saturating_sub(self.virgin_free());
+        recycled * SEARCH_SHARE >= self.virgin_from
+    }
+
+    fn from_dense(&mut self, wish: Wish) -> Option<Grant> {
+        while let Some(index) = self.search.dense.first().copied() {
+            match self.look(index, wish, Window::is_dense) {
+                Look::Missing => return Some(Grant::Load(self.missing([index]))),
+                Look::Found(window) => return Some(self.grant(wish.disk, window)),
+                Look::Nothing => {}
+            }
+        }
+        None
+    }
+
+    fn from_unknown(&mut self, wish: Wish) -> Option<Grant> {
+        while !self.search.unknown.is_empty() {
+            let index = self.search.unknown.start;
+            match self.look(index, wish, Window::is_dense) {
+                Look::Missing => {
+                    let ahead = index..self.search.unknown.end.min(index + LOAD_AHEAD);
+                    return Some(Grant::Load(self.missing(ahead)));
+                }
+                Look::Found(window) => {
+                    // There may be more: from now on the page is known to be worth a look.
+                    self.search.file(index, 0);
+                    self.search.dense.insert(index);
+                    return Some(self.grant(wish.disk, window));
+                }
+                Look::Nothing => {}
+            }
+        }
+        None
+    }
+
+    fn from_sparse(&mut self, wish: Wish) -> Option<Grant> {
+        while let Some(index) = self.search.sparse.keys().next().copied() {
+            match self.look(index, wish, |_| true) {
+                Look::Missing => return Some(Grant::Load(self.missing([index]))),
+                Look::Found(window) => return Some(self.grant(wish.disk, window)),
+                Look::Nothing => {}
+            }
+        }
+        None
+    }
+
+    /// Looks for a window in one page; files the page where there is none.
+    fn look(&mut self, index: u64, wish: Wish, good: impl Fn(&Window) -> bool) -> Look {
+        if !self.bitmap.has(index) {
+            return Look::Missing;
+        }
+        let groups = self.ungranted_runs(index);
+        let window = choose(&groups, wish.size).filter(good);
+        if let Some(window) = window {
+            return Look::Found(window);
+        }
+        self.search.file(index, groups.iter().flatten().map(|run| run.end - run.start).sum());
+        Look::Nothing
+    }
+
+    /// The page's free runs that belong to nobody; one group for each stretch between extents
+    /// (and reserved blocks), since an extent may span used blocks but not another extent.
+    pub(super) fn ungranted_runs(&mut self, index: u64) -> Vec<Vec<Range<u64>>> {
+        let own = blocks_of(index);
+        let own = own.start..own.end.min(self.virgin_from.min(self.total)).max(own.start);
+        let mut groups = Vec::new();
+        for stretch in without(own.clone(), self.barriers(own).into_iter()) {
+            let runs = self.open_runs(stretch);
+            if !runs.is_empty() {
+                groups.push(runs);
+            }
+        }
+        groups
+    }
+
+    /// Extents and reserved runs in `range`, ascending and cut to it.
+    fn barriers(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let first = self.extent_at(range.start).map_or(range.start, |(start, _)| start);
+        let extents = self.extents.range(first..range.end.max(first));
+        let cut =
+            extents.map(|(start, extent)| (*start).max(range.start)..extent.end.min(range.end));
+        let mut all: Vec<_> = cut.chain(self.reserved.within(range.clone())).collect();
+        all.sort_unstable_by_key(|barrier| barrier.start);
+        all
+    }
+
+    /// Virgin blocks in one run. Their bitmap pages are all zeros and need no loading, but for
+    /// one that tells of recycled blocks too.
+    fn from_virgin(&mut self, wish: Wish) -> Option<Grant> {
+        let rest = without(
+            self.virgin_from.min(self.total)..self.total,
+            self.reserved.within(self.virgin_from.min(self.total)..self.total),
+        );
+        let first = rest.first()?;
+        let range = first.start..first.end.min(first.start + wish.size);
+        for index in indexes_of(range.clone()) {
+            if self.bitmap.has(index) {
+                continue;
+            }
+            if blocks_of(index).start < self.virgin_from {
+                return Some(Grant::Load(self.missing([index])));
+            }
+            self.bitmap.insert(index, &[0; bough_blockstore::BLOCK_BYTES]);
+        }
+        self.virgin_from = range.end;
+        let free = range.end - range.start;
+        Some(self.grant(wish.disk, Window { range, free }))
+    }
+
+    fn grant(&mut self, disk: DiskId, window: Window) -> Grant {
+        let Window { range, free } = window;
+        let start = BlockAddr::of(range.start);
+        let count = range.end - range.start;
+        let punched: Vec<_> = self.search.punched.within(range.clone()).collect();
+        punched.into_iter().for_each(|run| self.search.punched.remove(run));
+        self.hold(disk, range, free);
+        self.change_arena(disk, |arena| {
+            arena.next_grant = (arena.next_grant * 2).min(GRANT_MAX);
+        });
+        Grant::Extent(BlockRun { start, count })
     }
 }

@@ -24,12 +24,14 @@ mod bits;
 mod counts;
 mod extents;
 mod grant;
+mod punch;
 mod runs;
+mod window;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bough_blockstore::{BlockAddr, BlockCount, BlockRun, DiskId, VirtualBlock};
 
@@ -70,6 +72,8 @@ pub struct Space {
     extents: BTreeMap<u64, Extent>,
     arenas: BTreeMap<DiskId, Arena>,
     limbo: RunSet,
+    /// Free blocks of closed extents, waiting for their extent to be dropped.
+    idle: RunSet,
     sums: counts::Sums,
     search: grant::Search,
 }

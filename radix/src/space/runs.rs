@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use bough_blockstore::BlockAddr;
+
 /// Blocks as bare numbers, in maximal runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RunSet {
@@ -15,6 +17,11 @@ impl RunSet {
     /// How many blocks.
     pub(super) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Whether `block` is in the set.
+    pub(super) fn has(&self, block: u64) -> bool {
+        self.run_of(block).is_some()
     }
 
     /// The run that holds `block`.
@@ -41,12 +48,6 @@ impl RunSet {
             .range(first..last)
             .map(move |(start, end)| (*start).max(range.start)..(*end).min(range.end))
             .filter(|run| run.start < run.end)
-    }
-
-    /// All runs from the one that holds or follows `block` on.
-    pub(super) fn from(&self, block: u64) -> impl Iterator<Item = Range<u64>> {
-        let first = self.run_of(block).map_or(block, |run| run.start);
-        self.runs.range(first..).map(|(start, end)| *start..*end)
     }
 
     /// Adds blocks, none of which may be in the set.
@@ -90,4 +91,38 @@ impl RunSet {
             self.runs.insert(range.end, run.end);
         }
     }
+}
+
+/// The blocks as runs, ascending; fails with a block that is named twice.
+pub(super) fn runs_of(blocks: &[BlockAddr]) -> Result<Vec<Range<u64>>, BlockAddr> {
+    let mut sorted = blocks.to_vec();
+    sorted.sort_unstable();
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for block in sorted {
+        match runs.last_mut() {
+            Some(last) if last.end > block.raw() => return Err(block),
+            Some(last) if last.end == block.raw() => last.end += 1,
+            _ => runs.push(block.raw()..block.raw() + 1),
+        }
+    }
+    Ok(runs)
+}
+
+/// `from` without what is in `holes`.
+pub(super) fn without(
+    from: Range<u64>,
+    holes: impl Iterator<Item = Range<u64>>,
+) -> Vec<Range<u64>> {
+    let mut rest = Vec::new();
+    let mut start = from.start;
+    for hole in holes {
+        if start < hole.start {
+            rest.push(start..hole.start);
+        }
+        start = hole.end;
+    }
+    if start < from.end {
+        rest.push(start..from.end);
+    }
+    rest
 }
