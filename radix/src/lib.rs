@@ -16,6 +16,8 @@ mod read_ahead;
 mod reclaim;
 mod side;
 mod space;
+#[cfg(test)]
+mod testing;
 mod tree_error;
 #[cfg(test)]
 mod tree_tests;

@@ -137,7 +137,7 @@ proptest! {
         }
         check_pages(&pages);
         for (key, value) in &model {
-            prop_assert_eq!(ready(get(&pages, key)).unwrap().as_ref(), Some(value));
+            prop_assert_eq!(ready(get(&pages, key)).unwrap(), Some(value.clone()));
         }
         for key in model.keys().cloned().collect::<Vec<_>>() {
             ready(remove(&mut pages, &key)).unwrap();
