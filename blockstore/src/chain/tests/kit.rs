@@ -140,10 +140,6 @@ impl Owner {
         self.lock().free.len()
     }
 
-    pub fn mapped(&self, vba: VirtualBlock) -> Option<BlockAddr> {
-        self.lock().overlay.get(&vba).copied()
-    }
-
     pub fn set_full(&self, full: bool) {
         self.lock().full = full;
     }
