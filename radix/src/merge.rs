@@ -118,8 +118,8 @@ pub trait NodeSink {
     /// The caller's error.
     type Error: From<TreeError>;
 
-    /// Stores a node somewhere and says where. It has to be readable through the device at once,
-    /// or the cache has to be large enough; durable only when the caller commits.
+    /// Stores a node somewhere and says where. A merge never reads back what it wrote: the node has
+    /// to be readable when the new root is first used, and durable when it is committed.
     async fn put(&mut self, position: Position, node: &Node) -> Result<BlockAddr, Self::Error>;
 }
 
