@@ -147,3 +147,103 @@ impl Device for Mirrored {
         self.inner.grow(to)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{CrashKind, Mishap, Sim, SimDevice};
+
+    /// Two runs whose first copies adjoin and whose second ones do not.
+    fn pool() -> Vec<PoolRun> {
+        let run = |primary, mirror, count| PoolRun {
+            primary: BlockAddr::of(primary),
+            mirror: BlockAddr::of(mirror),
+            count,
+        };
+        vec![run(10, 50, 5), run(15, 70, 5)]
+    }
+
+    fn mirrored(sim: &Sim) -> (Arc<SimDevice>, Arc<Mirrored>) {
+        let inner = sim.create_device(BlockCount(100));
+        (Arc::clone(&inner), Mirrored::new(inner, pool()))
+    }
+
+    fn pattern(count: usize) -> BlockBuf {
+        let mut buf = BlockBuf::zeroed(count);
+        for index in 0..count {
+            buf.block_mut(index).fill(u8::try_from(index + 1).expect("few"));
+        }
+        buf
+    }
+
+    #[test]
+    fn each_copy_reads_as_what_was_written_across_runs() {
+        let sim = Sim::new(1);
+        let (inner, mirrored) = mirrored(&sim);
+        sim.run(async {
+            let at = BlockAddr::of(12);
+            mirrored.write(at, pattern(6).share()).await.expect("healthy");
+            let first = mirrored.read(at, 6).await.expect("healthy");
+            let second = mirrored.read_mirror(at, 6).expect("there is one").await.expect("healthy");
+            assert_eq!(first[..], pattern(6)[..]);
+            assert_eq!(second[..], pattern(6)[..]);
+            let image = inner.image();
+            assert_eq!(image.read(BlockAddr::of(54))[0], 3);
+            assert_eq!(image.read(BlockAddr::of(70))[0], 4);
+        });
+    }
+
+    #[test]
+    fn the_second_copy_stands_in_for_an_unreadable_first() {
+        let sim = Sim::new(1);
+        let (inner, mirrored) = mirrored(&sim);
+        sim.run(async {
+            mirrored.write(BlockAddr::of(10), pattern(2).share()).await.expect("healthy");
+            inner.make_unreadable(BlockAddr::of(11));
+            let found = mirrored.read(BlockAddr::of(10), 2).await.expect("the copy");
+            assert_eq!(found[..], pattern(2)[..]);
+        });
+    }
+
+    #[test]
+    fn a_write_that_one_copy_failed_is_a_failed_write() {
+        for after in 0..2 {
+            let sim = Sim::new(1);
+            let (inner, mirrored) = mirrored(&sim);
+            inner.plan(Operation::Write, after, Mishap::Error);
+            let written = sim.run(mirrored.write(BlockAddr::of(10), pattern(1).share()));
+            assert!(written.is_err());
+        }
+    }
+
+    #[test]
+    fn what_lies_outside_the_pool_is_out_of_range_until_it_grows() {
+        let sim = Sim::new(1);
+        let (_, mirrored) = mirrored(&sim);
+        sim.run(async {
+            let at = BlockAddr::of(19);
+            let refused = mirrored.write(at, pattern(2).share()).await;
+            assert!(matches!(refused, Err(DeviceError { kind: DeviceFault::OutOfRange, .. })));
+            assert!(mirrored.read(at, 2).await.is_err());
+            let (primary, mirror) = (BlockAddr::of(20), BlockAddr::of(90));
+            mirrored.add_run(PoolRun { primary, mirror, count: 4 });
+            mirrored.write(at, pattern(2).share()).await.expect("inside now");
+        });
+    }
+
+    #[test]
+    fn a_crash_leaves_at_least_one_copy_of_what_was_synced() {
+        let sim = Sim::new(1);
+        let (inner, mirrored) = mirrored(&sim);
+        sim.run(async {
+            mirrored.write(BlockAddr::of(10), pattern(3).share()).await.expect("healthy");
+            mirrored.sync().await.expect("healthy");
+        });
+        drop(inner);
+        let mut image = sim.crash(CrashKind::PowerCut);
+        image.damage(BlockAddr::of(10), |block| block.fill(0));
+        let mirrored = Mirrored::new(sim.open_device(image), pool());
+        let second = mirrored.read_mirror(BlockAddr::of(10), 3).expect("there is one");
+        assert_eq!(sim.run(second).expect("healthy")[..], pattern(3)[..]);
+    }
+}

@@ -275,3 +275,6 @@ fn decode_entry(raw: &RawEntry) -> Result<ChainEntry, HeaderFault> {
         _ => Err(HeaderFault::Field),
     }
 }
+
+#[cfg(test)]
+mod tests;

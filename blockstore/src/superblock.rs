@@ -275,6 +275,10 @@ fn fields(raw: &RawSuperblock) -> Option<Superblock> {
         return None;
     }
     let size = raw.size.get();
+    let (sequence, at) = (raw.chain_sequence.get(), raw.chain_at.get());
+    if sequence == 0 || sequence >= 1 << 48 || at >= size {
+        return None;
+    }
     let pool = used.iter().map(|run| pool_run(run, size)).collect::<Option<Vec<_>>>()?;
     Some(Superblock {
         uuid: raw.uuid,
@@ -285,8 +289,8 @@ fn fields(raw: &RawSuperblock) -> Option<Superblock> {
         root_blocks: raw.root_blocks.get(),
         chain: ChainStart {
             nonce: Nonce(raw.chain_nonce),
-            sequence: Sequence(raw.chain_sequence.get()),
-            at: BlockAddr::new(raw.chain_at.get())?,
+            sequence: Sequence(sequence),
+            at: BlockAddr::new(at)?,
             previous_crc: raw.chain_previous_crc.get(),
         },
         epoch: Epoch::new(raw.epoch.get())?,
@@ -303,3 +307,6 @@ fn pool_run(raw: &RawPoolRun, size: u64) -> Option<PoolRun> {
     };
     Some(PoolRun { primary: inside(raw.primary)?, mirror: inside(raw.mirror)?, count })
 }
+
+#[cfg(test)]
+mod tests;

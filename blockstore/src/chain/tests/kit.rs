@@ -196,7 +196,8 @@ impl ChainSpace for Owner {
         Box::pin(async move {
             for _ in 0..1000 {
                 // Every other time the chain must first help itself.
-                let settle = owner.commits() % 2 == 0 && owner.chain().stats().retired_blocks > 0;
+                let settle =
+                    owner.commits().is_multiple_of(2) && owner.chain().stats().retired_blocks > 0;
                 if owner.lock().full || settle {
                     return Err(SpaceError::Full);
                 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::kit::{Owner, contents, stamped};
+use super::kit::{Owner, stamped};
 use crate::addr::{BlockAddr, BlockCount, BlockRun, Nonce, VirtualBlock};
 use crate::chain::{Chain, ChainConfig, ChainFault, Group, Ticket};
 use crate::device::{Device, Runtime};
@@ -235,14 +235,4 @@ fn a_commit_gives_back_the_headers_and_the_chain_goes_on() {
     });
     assert_eq!(bench.owner.committed().entries, 50);
     assert_eq!(bench.entries_after_power_cut(), (1, ScanEnd::Clean));
-}
-
-#[test]
-fn the_model_applies_zeros_before_blocks() {
-    let step = super::kit::Step {
-        zeros: vec![0..10],
-        blocks: vec![(VirtualBlock::of(3), 7)],
-        requires: vec![],
-    };
-    assert_eq!(contents(&[step]).len(), 1);
 }
