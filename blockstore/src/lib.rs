@@ -5,7 +5,9 @@ mod buffer;
 mod chain;
 mod device;
 mod join;
+mod lock;
 mod mirror;
+mod reactor;
 mod record;
 mod scan;
 #[cfg(any(test, feature = "sim"))]
@@ -21,8 +23,15 @@ pub use chain::{
     Chain, ChainConfig, ChainFault, ChainSpace, ChainStart, ChainStats, Group, Publish,
     PublishedRecord, RefillFuture, Sabotage, SpaceError, Ticket,
 };
-pub use device::{Device, DeviceError, DeviceFault, IoFuture, Operation, Runtime, Task};
+pub use device::{
+    Device, DeviceError, DeviceFault, IoFuture, OpenError, OpenMode, OpenStep, Operation, Runtime,
+    Task, UringDevice,
+};
+pub use lock::Holder;
 pub use mirror::Mirrored;
+pub use reactor::{
+    Called, OnPanic, Reactor, ReactorConfig, ReactorGone, ReactorHandle, UringRuntime, readable,
+};
 pub use record::ChainEntry;
 pub use scan::{Scan, ScanEnd, ScanError, ScanLimits, ScannedRecord, scan};
 pub use superblock::{

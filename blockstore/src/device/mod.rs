@@ -2,6 +2,13 @@
 //!
 //! Two implementations each: io_uring on a file or block device, and the simulator.
 
+#[cfg(test)]
+mod conformance;
+mod file;
+#[cfg(test)]
+mod file_tests;
+mod uring;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,6 +16,9 @@ use std::time::Duration;
 
 use crate::addr::{BlockAddr, BlockCount, BlockRun};
 use crate::buffer::{BlockBuf, BlockSlice};
+
+pub use file::{OpenError, OpenMode, OpenStep};
+pub use uring::UringDevice;
 
 /// An I/O under way. Dropping it abandons the answer, never the I/O: the buffers stay alive
 /// until the device is done with them.

@@ -82,6 +82,11 @@ impl Core {
         }
     }
 
+    /// How long until the next event.
+    pub(super) fn next_in(&self) -> Option<Duration> {
+        self.events.first_key_value().map(|((due, _), _)| due.saturating_sub(self.now))
+    }
+
     /// Moves on to the next event; `Err` where there is none.
     pub(super) fn advance(&mut self) -> Result<Option<Waker>, NothingToDo> {
         let ((due, _), event) = self.events.pop_first().ok_or(NothingToDo)?;

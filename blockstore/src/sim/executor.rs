@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use super::core::{Core, NothingToDo, lock};
 use super::device::{DeviceState, SimDevice};
@@ -22,6 +23,9 @@ use crate::device::Task;
 const MAIN: u64 = 0;
 /// A turn takes about a microsecond: more than this is a program that does not end.
 const TURNS_MAX: u64 = 20_000_000;
+
+/// The clock never runs further than this ahead of tasks that are ready.
+const RUSH_MAX: Duration = Duration::from_micros(500);
 
 /// Numbers simulations, to tell apart those of one thread. Never reaches their behaviour.
 static SIMULATIONS: AtomicU64 = AtomicU64::new(0);
@@ -153,7 +157,8 @@ impl Sim {
     fn let_time_pass(&self) -> Result<(), Stopped> {
         let mut core = lock(&self.core);
         let idle = self.ready.is_empty() && core.yielded.is_empty();
-        if !idle && !core.rng.chance(1, 8) {
+        let rushes = core.rng.chance(1, 8) && core.next_in() <= Some(RUSH_MAX);
+        if !idle && !rushes {
             return Ok(());
         }
         let woken = core.advance();

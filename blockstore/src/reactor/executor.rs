@@ -1,0 +1,260 @@
+//! The tasks of one thread and the loop that runs them.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::handle::{OnPanic, ReactorConfig};
+use super::ring::Ring;
+use super::runtime::monotonic_now;
+use super::shared::{Remote, Shared, TaskWaker};
+use super::timers::Timers;
+use crate::device::Task;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Local>>> = const { RefCell::new(None) };
+}
+
+/// The reactor of this thread.
+///
+/// # Panics
+/// Where there is none: a bug of the caller's.
+pub(super) fn current() -> Rc<Local> {
+    let current = CURRENT.with_borrow(|current| current.as_ref().map(Rc::clone));
+    current.expect("this thread runs no reactor")
+}
+
+pub(super) fn is_reactor_thread() -> bool {
+    CURRENT.with_borrow(Option::is_some)
+}
+
+/// Makes a task ready if it belongs to this very thread.
+pub(super) fn make_ready_here(shared: &Arc<Shared>, task: usize) -> bool {
+    // While the thread itself ends there is no current reactor, nor any task.
+    let own = CURRENT.try_with(|current| {
+        let current = current.borrow();
+        let own = current.as_ref().filter(|local| Arc::ptr_eq(&local.shared, shared));
+        own.is_some_and(|local| {
+            local.ready.borrow_mut().push_back(task);
+            true
+        })
+    });
+    own.unwrap_or(false)
+}
+
+/// What a reactor keeps on its own thread.
+pub(super) struct Local {
+    pub(super) ring: RefCell<Ring>,
+    pub(super) timers: RefCell<Timers>,
+    shared: Arc<Shared>,
+    tasks: RefCell<Tasks>,
+    ready: RefCell<VecDeque<usize>>,
+    config: ReactorConfig,
+    panic: Cell<Option<Box<dyn Any + Send>>>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    slots: Vec<Option<Spawned>>,
+    vacant: Vec<usize>,
+}
+
+struct Spawned {
+    /// Away while it is being polled.
+    task: Option<Task>,
+    waker: Arc<TaskWaker>,
+}
+
+/// Makes this thread a reactor, tells `started` how that went, and runs until stopped.
+pub(super) fn run(
+    shared: &Arc<Shared>,
+    config: ReactorConfig,
+    started: impl FnOnce(io::Result<()>),
+) {
+    let ring = match Ring::new(config.ring_entries, Arc::clone(&shared.wake)) {
+        Ok(ring) => ring,
+        Err(error) => return started(Err(error)),
+    };
+    let local = Rc::new(Local {
+        ring: RefCell::new(ring),
+        timers: RefCell::default(),
+        shared: Arc::clone(shared),
+        tasks: RefCell::default(),
+        ready: RefCell::default(),
+        config,
+        panic: Cell::new(None),
+    });
+    CURRENT.set(Some(Rc::clone(&local)));
+    started(Ok(()));
+    let outcome = local.turn_until_stopped();
+    local.end();
+    CURRENT.set(None);
+    if let Err(error) = outcome {
+        // Without its ring a reactor can neither serve nor say so to those who wait for it.
+        tracing::error!(%error, "io_uring_enter fails; the reactor ends");
+        std::panic::panic_any(error);
+    }
+    if let Some(panic) = local.panic.take() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+impl Local {
+    fn turn_until_stopped(&self) -> io::Result<()> {
+        let mut wakers = Vec::new();
+        let mut last_work = monotonic_now();
+        while !self.shared.is_stopping() {
+            let mut worked = self.poll_ready();
+            worked |= self.take_messages();
+            self.ring.borrow_mut().submit()?;
+            worked |= self.ring.borrow_mut().reap(&mut wakers);
+            wakers.drain(..).for_each(Waker::wake);
+            let now = monotonic_now();
+            worked |= self.wake_sleepers(now);
+            if worked || !self.ready.borrow().is_empty() {
+                last_work = now;
+            } else if now.saturating_sub(last_work) < self.config.poll_before_sleep {
+                std::hint::spin_loop();
+            } else {
+                self.sleep(now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Polls those who are ready now, and not those who become ready meanwhile.
+    fn poll_ready(&self) -> bool {
+        let batch = self.ready.borrow().len();
+        for _ in 0..batch {
+            let next = self.ready.borrow_mut().pop_front();
+            next.into_iter().for_each(|task| self.poll_task(task));
+        }
+        batch > 0
+    }
+
+    fn poll_task(&self, index: usize) {
+        // A waker may outlive its task, and so wake the next one in its place: that one is
+        // polled for nothing.
+        let Some((mut task, waker)) = self.tasks.borrow_mut().borrow_task(index) else { return };
+        waker.queued.store(false, Ordering::Release);
+        let as_waker = Waker::from(waker);
+        let poll = || task.as_mut().poll(&mut Context::from_waker(&as_waker));
+        match catch_unwind(AssertUnwindSafe(poll)) {
+            Ok(Poll::Pending) => self.tasks.borrow_mut().give_back(index, task),
+            Ok(Poll::Ready(())) => {
+                self.tasks.borrow_mut().remove(index);
+                drop(task);
+            }
+            Err(panic) => {
+                self.tasks.borrow_mut().remove(index);
+                self.panicked(panic);
+            }
+        }
+    }
+
+    pub(super) fn panicked(&self, panic: Box<dyn Any + Send>) {
+        tracing::error!("a task has panicked");
+        match self.config.on_panic {
+            OnPanic::Abort => std::process::abort(),
+            OnPanic::StopReactor => {
+                self.panic.set(Some(panic));
+                self.shared.stop();
+            }
+        }
+    }
+
+    fn take_messages(&self) -> bool {
+        let messages = self.shared.take_messages();
+        let any = !messages.is_empty();
+        for message in messages {
+            match message {
+                Remote::Wake(task) => self.ready.borrow_mut().push_back(task),
+                Remote::Spawn(make) => match catch_unwind(AssertUnwindSafe(make)) {
+                    Ok(task) => self.spawn(task),
+                    Err(panic) => self.panicked(panic),
+                },
+            }
+        }
+        any
+    }
+
+    pub(super) fn spawn(&self, task: Task) {
+        if self.shared.is_stopping() {
+            return;
+        }
+        let index = self.tasks.borrow_mut().insert(task, &self.shared);
+        self.ready.borrow_mut().push_back(index);
+    }
+
+    fn wake_sleepers(&self, now: Duration) -> bool {
+        let mut any = false;
+        loop {
+            let due = self.timers.borrow_mut().pop_due(now);
+            let Some(waker) = due else { return any };
+            waker.wake();
+            any = true;
+        }
+    }
+
+    fn sleep(&self, now: Duration) -> io::Result<()> {
+        if !self.shared.lie_down() {
+            return Ok(());
+        }
+        let due = self.timers.borrow().next_due();
+        let timeout = due.map(|due| due.saturating_sub(now));
+        let slept = self.ring.borrow_mut().wait(timeout);
+        self.shared.get_up();
+        slept
+    }
+
+    /// Drops every task, while the thread is still a reactor: their last wishes may need it.
+    fn end(&self) {
+        self.shared.stop();
+        let mut messages = self.shared.close();
+        messages.clear();
+        loop {
+            let tasks = std::mem::take(&mut self.tasks.borrow_mut().slots);
+            if tasks.is_empty() {
+                break;
+            }
+            drop(tasks);
+        }
+        self.ready.borrow_mut().clear();
+    }
+}
+
+impl Tasks {
+    fn insert(&mut self, task: Task, shared: &Arc<Shared>) -> usize {
+        let index = self.vacant.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        // Ready already: whoever inserts it queues it.
+        let (queued, shared) = (AtomicBool::new(true), Arc::clone(shared));
+        let waker = Arc::new(TaskWaker { task: index, queued, shared });
+        self.slots[index] = Some(Spawned { task: Some(task), waker });
+        index
+    }
+
+    fn borrow_task(&mut self, index: usize) -> Option<(Task, Arc<TaskWaker>)> {
+        let spawned = self.slots.get_mut(index)?.as_mut()?;
+        Some((spawned.task.take()?, Arc::clone(&spawned.waker)))
+    }
+
+    fn give_back(&mut self, index: usize, task: Task) {
+        let spawned = self.slots[index].as_mut().expect("its place is kept while it is polled");
+        spawned.task = Some(task);
+    }
+
+    fn remove(&mut self, index: usize) {
+        self.slots[index] = None;
+        self.vacant.push(index);
+    }
+}
