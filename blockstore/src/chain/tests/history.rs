@@ -11,7 +11,7 @@ use crate::addr::{
     BlockAddr, BlockCount, BlockRun, DiskId, Epoch, Nonce, Sequence, VirtualBlock, to_usize,
 };
 use crate::buffer::BlockBuf;
-use crate::chain::{Chain, ChainConfig, ChainFault, Group, Sabotage, Ticket};
+use crate::chain::{Chain, ChainConfig, ChainFault, ChainStart, Group, Sabotage, Ticket};
 use crate::device::{Device, Operation, Runtime};
 use crate::mirror::Mirrored;
 use crate::record::ChainEntry;
@@ -48,6 +48,7 @@ pub enum Violation {
     WrongEntry { found: ChainEntry },
     WrongContents { vba: VirtualBlock },
     EpochsRunBackwards,
+    OtherAtSecondSight,
     FalseDamage { sequence: Sequence },
 }
 
@@ -77,9 +78,15 @@ pub fn run(seed: u64, variant: Variant) -> Result<usize, Violation> {
         }
         let device = medium(sim.open_device(image), variant);
         // Recovery may crash and begin again: it changes nothing, and finds the same.
-        sim.run(judge(&device, &history, committed, kind))?;
-        sim.run(judge(&device, &history, committed, kind))?;
+        let found = sim.run(judge(&device, &history, committed, kind))?;
+        // A recovery that is cut short has synced, and written where it may; the next one finds
+        // the same.
         sim.run(device.sync()).expect("no faults here");
+        sim.run(scribble(&device, &committed.start, &found, &mut rng));
+        let again = sim.run(judge(&device, &history, committed, CrashKind::PowerCut))?;
+        if again.records != found.records {
+            return Err(Violation::OtherAtSecondSight);
+        }
         steps += history.steps.len();
         drop(device);
         image = sim.crash(CrashKind::PowerCut);
@@ -283,7 +290,7 @@ async fn judge(
     history: &History,
     committed: Committed,
     kind: CrashKind,
-) -> Result<(), Violation> {
+) -> Result<Scan, Violation> {
     let found = scan(device, &committed.start, ScanLimits::default(), &[EXTENT])
         .await
         .expect("no faults here");
@@ -300,7 +307,35 @@ async fn judge(
         return Err(Violation::Lost { kind, found: steps, promised });
     }
     judge_entries(&found, &history.steps[..steps], committed)?;
-    judge_contents(device, &found, &contents(&history.steps[..steps])).await
+    judge_contents(device, &found, &contents(&history.steps[..steps])).await?;
+    Ok(found)
+}
+
+/// What a recovery may do to a store before it has committed anything.
+async fn scribble(device: &Arc<dyn Device>, start: &ChainStart, found: &Scan, rng: &mut SimRng) {
+    let mut needed = found.blocks_needed(start);
+    needed.extend(replay(found).into_values());
+    for at in EXTENT.blocks().filter(|at| !needed.contains(at)) {
+        let mut garbage = BlockBuf::zeroed(1);
+        rng.fill(&mut garbage);
+        device.write(at, garbage.share()).await.expect("no faults here");
+    }
+}
+
+fn replay(found: &Scan) -> BTreeMap<VirtualBlock, BlockAddr> {
+    let mut overlay = BTreeMap::new();
+    for entry in found.records.iter().flat_map(|record| &record.entries) {
+        match entry {
+            ChainEntry::Data { vba, addr, .. } => {
+                overlay.insert(*vba, *addr);
+            }
+            ChainEntry::Zero { range } => {
+                overlay.retain(|vba: &VirtualBlock, _| !range.contains(&vba.raw()));
+            }
+            ChainEntry::Require { .. } => {}
+        }
+    }
+    overlay
 }
 
 /// How many steps have so many entries; none may be there in part.
@@ -353,19 +388,7 @@ async fn judge_contents(
     found: &Scan,
     model: &BTreeMap<VirtualBlock, u64>,
 ) -> Result<(), Violation> {
-    let mut overlay = BTreeMap::new();
-    for entry in found.records.iter().flat_map(|record| &record.entries) {
-        match entry {
-            ChainEntry::Data { vba, addr, .. } => {
-                overlay.insert(*vba, *addr);
-            }
-            ChainEntry::Zero { range } => {
-                overlay.retain(|vba: &VirtualBlock, _| !range.contains(&vba.raw()));
-            }
-            ChainEntry::Require { .. } => {}
-        }
-    }
-    for (vba, addr) in overlay {
+    for (vba, addr) in replay(found) {
         let stamp = model.get(&vba).copied();
         if !reads_as(device, addr, stamp.map(stamped)).await {
             return Err(Violation::WrongContents { vba });
