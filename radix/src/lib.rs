@@ -5,46 +5,48 @@ mod cache;
 mod catalogue;
 mod concurrent;
 mod diff;
+mod disk;
+mod disk0;
+mod engine;
+mod error;
+mod gate;
 mod info;
 mod lookup;
 mod merge;
 mod merger;
 mod names;
 mod node;
+mod overlay;
 mod path;
+mod range_lock;
+mod range_set;
 mod read_ahead;
 mod reclaim;
 mod side;
 mod space;
+mod store;
 #[cfg(test)]
 mod testing;
 mod tree_error;
 #[cfg(test)]
 mod tree_tests;
+mod updates;
 mod walk;
 
-pub use btree::{Counters, Page, PageFault, PageFaultKind, Pages, Totals};
-pub use cache::{CacheStats, NodeCache};
-pub use catalogue::{
-    AttachmentRow, ChainRow, DiskRow, ExtentRow, ReclaimRow, RowFault, RowKind, Rows, VersionId,
-    VersionKind, VersionRow,
+pub use btree::{PageFault, PageFaultKind};
+pub use catalogue::{RowFault, RowKind, VersionId};
+pub use disk::{Access, Connection, Disk, Piece};
+pub use disk0::CatalogueError;
+pub use engine::{
+    DeleteOptions, Engine, EngineConfig, EngineError, Progress, Reader, ScrubOptions,
 };
-pub use diff::{Difference, diff};
+pub use error::{DiskError, ErrorKind};
 pub use info::{
     Attachment, CheckReport, DeleteReport, DiskDetail, DiskInfo, Extent, ExtentKind, Finding,
     RollbackReport, Severity, StoreStatus, TreeNode, VersionInfo,
 };
-pub use lookup::{Mapping, Miss, lookup, lookup_range, try_lookup, try_lookup_range};
-pub use merge::{
-    MergeContext, Merged, NodeSink, Ownership, ReclaimedBelow, Update, merge, reheight,
-};
 pub use names::{DiskName, NAME_MAX_BYTES, NameError, SnapshotName, VersionName};
-pub use node::{Entry, Kind, Node, NodeFault, Root};
-pub use path::{FAN_OUT, MAX_HEIGHT, Position, height_for};
-pub use reclaim::{Reclaim, Step, reclaim_step};
-pub use space::{
-    BITMAP_BASE, CATALOGUE_BLOCKS, Floors, Full, Grant, Need, Space, SpaceConfig, SpaceCounts,
-    SpaceFault, Which, bitmap_page_of,
-};
-pub use tree_error::{OnDamage, TreeError, Unreadable};
-pub use walk::{Found, Onward, walk};
+pub use node::NodeFault;
+pub use path::Position;
+pub use space::SpaceFault;
+pub use tree_error::TreeError;

@@ -107,6 +107,18 @@ impl VersionName {
     }
 }
 
+impl From<SnapshotName> for VersionName {
+    fn from(name: SnapshotName) -> Self {
+        Self::Snapshot(name)
+    }
+}
+
+impl From<DiskName> for VersionName {
+    fn from(name: DiskName) -> Self {
+        Self::Head(name)
+    }
+}
+
 impl FromStr for DiskName {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {

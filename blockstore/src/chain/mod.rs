@@ -166,24 +166,31 @@ impl Chain {
         }
     }
 
+    /// Waits until everything staged so far has been published or refused.
+    ///
+    /// # Errors
+    /// Where the chain halted before that.
+    pub async fn settled(&self) -> Result<Sequence, ChainFault> {
+        // Answers come in order, so the last one stands for all.
+        let last = self.lock_state().last_answer.clone();
+        match last {
+            None => Ok(self.lock_state().published),
+            Some(last) => match last.wait().await {
+                Err(fault) if fault.is_refusal() => Ok(self.lock_state().published),
+                outcome => outcome,
+            },
+        }
+    }
+
     /// Waits until everything staged so far survives a power cut (writes refused for want of
     /// space excepted: they were answered so). Concurrent flushes share one sync.
     ///
     /// # Errors
     /// Where the chain halted before that.
     pub async fn flush(self: &Arc<Self>) -> Result<(), ChainFault> {
-        // 1. What this flush promises: answers come in order, so the last one stands for all.
-        let last = self.lock_state().last_answer.clone();
-        // 2. It and all before it have reached the device.
-        let upto = match last {
-            None => self.lock_state().published,
-            Some(last) => match last.wait().await {
-                Ok(sequence) => sequence,
-                Err(fault) if fault.is_refusal() => self.lock_state().published,
-                Err(fault) => return Err(fault),
-            },
-        };
-        // 3. The commit point.
+        // 1. What this flush promises has reached the device.
+        let upto = self.settled().await?;
+        // 2. The commit point.
         self.promised(upto).await
     }
 

@@ -78,7 +78,7 @@ impl Arena {
         });
         let found = after
             .filter(long_enough)
-            .or_else(|| self.runs_from_cursor().take(RUNS_TRIED).find(long_enough));
+            .or_else(|| self.from_cursor().take(RUNS_TRIED).find(long_enough));
         found.map(|run| run.start..run.start + count)
     }
 
@@ -98,7 +98,7 @@ impl Arena {
         pieces
     }
 
-    fn runs_from_cursor(&self) -> impl Iterator<Item = Range<u64>> {
+    fn from_cursor(&self) -> impl Iterator<Item = Range<u64>> {
         self.around(self.cursor)
     }
 

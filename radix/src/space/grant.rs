@@ -128,11 +128,11 @@ impl Space {
         let preferred = self.arenas.get(&disk).map_or(super::arena::FIRST_GRANT, |a| a.next_grant);
         let size = preferred.min((room / GRANT_SHARE).max(1)).max(want).min(GRANT_MAX);
         let wish = Wish { disk, size };
-        let found = self.in_dense(wish);
-        let found = found.or_else(|| self.worth_searching().then(|| self.in_unknown(wish))?);
-        let found = found.or_else(|| self.in_virgin(wish));
-        let found = found.or_else(|| self.in_unknown(wish));
-        found.or_else(|| self.in_sparse(wish)).unwrap_or(full)
+        let found = self.from_dense(wish);
+        let found = found.or_else(|| self.worth_searching().then(|| self.from_unknown(wish))?);
+        let found = found.or_else(|| self.from_virgin(wish));
+        let found = found.or_else(|| self.from_unknown(wish));
+        found.or_else(|| self.from_sparse(wish)).unwrap_or(full)
     }
 
     /// Free blocks above `virgin_from`.
@@ -146,7 +146,7 @@ impl Space {
         recycled * SEARCH_SHARE >= self.virgin_from
     }
 
-    fn in_dense(&mut self, wish: Wish) -> Option<Grant> {
+    fn from_dense(&mut self, wish: Wish) -> Option<Grant> {
         while let Some(index) = self.search.dense.first().copied() {
             match self.look(index, wish, Window::is_dense) {
                 Look::Missing => return Some(Grant::Load(self.missing([index]))),
@@ -157,7 +157,7 @@ impl Space {
         None
     }
 
-    fn in_unknown(&mut self, wish: Wish) -> Option<Grant> {
+    fn from_unknown(&mut self, wish: Wish) -> Option<Grant> {
         while !self.search.unknown.is_empty() {
             let index = self.search.unknown.start;
             match self.look(index, wish, Window::is_dense) {
@@ -177,7 +177,7 @@ impl Space {
         None
     }
 
-    fn in_sparse(&mut self, wish: Wish) -> Option<Grant> {
+    fn from_sparse(&mut self, wish: Wish) -> Option<Grant> {
         while let Some(index) = self.search.sparse.keys().next().copied() {
             match self.look(index, wish, |_| true) {
                 Look::Missing => return Some(Grant::Load(self.missing([index]))),
@@ -230,7 +230,7 @@ impl Space {
 
     /// Virgin blocks in one run. Their bitmap pages are all zeros and need no loading, but for
     /// one that tells of recycled blocks too.
-    fn in_virgin(&mut self, wish: Wish) -> Option<Grant> {
+    fn from_virgin(&mut self, wish: Wish) -> Option<Grant> {
         let rest = without(
             self.virgin_from.min(self.total)..self.total,
             self.reserved.within(self.virgin_from.min(self.total)..self.total),

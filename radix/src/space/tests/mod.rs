@@ -287,21 +287,3 @@ fn handing_a_block_back_twice_is_caught() {
     space.give_back(&blocks[..1]);
     space.give_back(&blocks[..1]);
 }
-
-#[test]
-fn a_page_once_found_full_is_looked_at_again() {
-    let total = PAGE_BLOCKS + 2000;
-    let mut space = fresh(total, NO_FLOORS);
-    let first = take(&mut space, DISK, PAGE_BLOCKS - 10);
-    let rest = space.counts().free - space.arena_free(DISK);
-    let second = take(&mut space, OTHER, rest);
-    finish(&mut space, OTHER, &second);
-    free(&mut space, &second[second.len() - 1..]);
-    take(&mut space, OTHER, 1); // the search passes the first page, which has nothing
-    let (kept, unused) = first.split_at(first.len() - 20);
-    space.give_back(unused);
-    finish(&mut space, DISK, kept);
-    let left = space.counts().ungranted;
-    assert!(left >= 20);
-    assert_eq!(take(&mut space, OTHER, left).len(), usize::try_from(left).unwrap());
-}

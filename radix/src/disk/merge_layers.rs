@@ -1,0 +1,176 @@
+//! Merging an overlay into trees: one for each snapshot taken meanwhile, and one for the head.
+
+use std::sync::Arc;
+
+use bough_blockstore::{BLOCK_BYTES, BlockAddr, BlockBuf, DiskId, Epoch, IoFuture};
+
+use crate::catalogue::{Rows, VersionRow};
+use crate::disk0::CatalogueError;
+use crate::engine::EngineError;
+use crate::merge::{MergeContext, NodeSink, Ownership, ReclaimedBelow, merge};
+use crate::node::{Node, Root};
+use crate::overlay::{Change, Overlay};
+use crate::path::Position;
+use crate::space::Need;
+use crate::store::{BitChanges, Store};
+use crate::tree_error::OnDamage;
+use crate::updates::updates_of;
+
+/// Node writes under way at once.
+const WRITES_AT_ONCE: usize = 32;
+/// Blocks asked for when a checkpoint runs out of them.
+const GRANT_BLOCKS: u64 = 64;
+
+/// Writes a disk's new nodes into its extents.
+pub(crate) struct TreeSink {
+    store: Arc<Store>,
+    disk: DiskId,
+    writes: Vec<IoFuture<()>>,
+    /// Blocks taken for nodes.
+    pub nodes: Vec<BlockAddr>,
+    /// Promised nodes not yet taken.
+    promised: u64,
+}
+
+impl TreeSink {
+    /// `promised`: how many nodes have been promised to this merge.
+    pub fn new(store: &Arc<Store>, disk: DiskId, promised: u64) -> Self {
+        let store = Arc::clone(store);
+        Self { store, disk, writes: Vec::new(), nodes: Vec::new(), promised }
+    }
+
+    /// Waits for all writes under way.
+    pub async fn finish(&mut self) -> Result<(), EngineError> {
+        let mut failure = None;
+        for write in self.writes.drain(..) {
+            if let Err(error) = write.await {
+                failure.get_or_insert(error);
+            }
+        }
+        failure.map_or(Ok(()), |error| Err(EngineError::Device(error)))
+    }
+
+    /// Gives back what a failed merge took; what is left of the promise stays with the disk.
+    pub async fn undo(mut self) -> u64 {
+        let _ = self.finish().await;
+        self.store.free_taken(&self.nodes);
+        self.promised
+    }
+
+    /// Ends the promise: the merge needs no more nodes.
+    pub fn settle(&mut self) {
+        self.store.space().settle(self.disk, self.promised);
+        self.promised = 0;
+    }
+
+    async fn take(&mut self) -> Result<BlockAddr, EngineError> {
+        if self.promised > 0 {
+            self.promised -= 1;
+            self.store.space().settle(self.disk, 1);
+        }
+        let near = self.nodes.last().map(|last| last.next());
+        loop {
+            if let Some(runs) = self.store.space().take(self.disk, near, 1) {
+                return Ok(runs[0].start);
+            }
+            if !self.store.grant(self.disk, GRANT_BLOCKS, Need::Checkpoint).await?
+                && !self.store.grant(self.disk, 1, Need::Checkpoint).await?
+            {
+                return Err(EngineError::StoreFull);
+            }
+        }
+    }
+}
+
+impl NodeSink for TreeSink {
+    type Error = EngineError;
+
+    async fn put(&mut self, _: Position, node: &Node) -> Result<BlockAddr, EngineError> {
+        let at = self.take().await?;
+        self.nodes.push(at);
+        let mut buf = BlockBuf::zeroed(1);
+        buf[..BLOCK_BYTES].copy_from_slice(node.bytes());
+        self.writes.push(self.store.device.write(at, buf.share()));
+        if self.writes.len() >= WRITES_AT_ONCE {
+            self.finish().await?;
+        }
+        Ok(at)
+    }
+}
+
+/// One version's part of a merge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MergedVersion {
+    pub root: Root,
+    pub referenced_delta: i64,
+    pub owned_delta: i64,
+}
+
+/// What a checkpoint has to commit.
+#[derive(Default)]
+pub(crate) struct MergedLayers {
+    /// Oldest first; the last one is the head's, or the oldest version still incomplete.
+    pub versions: Vec<MergedVersion>,
+    pub bits: BitChanges,
+    /// Data that no surviving version sees: never in a tree.
+    pub dropped: Vec<BlockAddr>,
+}
+
+/// Merges `overlay` for versions of these `epochs` (the last takes everything newer); `first` is
+/// how the oldest one owns.
+pub(crate) async fn merge_layers(
+    store: &Store,
+    sink: &mut TreeSink,
+    base: Root,
+    overlay: &Overlay,
+    epochs: &[Epoch],
+    first: Ownership,
+) -> Result<MergedLayers, EngineError> {
+    let mut merged = MergedLayers::default();
+    let mut root = base;
+    let mut ownership = first;
+    for (layer, &epoch) in overlay.layers(epochs).into_iter().zip(epochs) {
+        let context = MergeContext { birth: epoch, ownership, on_damage: OnDamage::Fail };
+        let result = merge(&store.cache, sink, root, updates_of(&layer.changes), context).await?;
+        // The next version's merge reads what this one wrote.
+        sink.finish().await?;
+        root = result.root;
+        merged.versions.push(MergedVersion {
+            root,
+            referenced_delta: result.referenced_delta,
+            owned_delta: result.owned_delta,
+        });
+        merged.bits.set.extend(layer.changes.iter().filter_map(|change| match change {
+            Change::Data(_, point) => Some(point.addr),
+            Change::Zero(_) => None,
+        }));
+        merged.bits.clear.extend(result.freed);
+        merged.dropped.extend(layer.dropped);
+        ownership = Ownership::after(epoch);
+    }
+    merged.bits.set.extend(&sink.nodes);
+    Ok(merged)
+}
+
+/// How `version` owns its blocks: judged by its parent, or, below the cursor of a parent that is
+/// being reclaimed, by its grandparent.
+pub(crate) async fn ownership_of(
+    store: &Store,
+    version: &VersionRow,
+) -> Result<Ownership, CatalogueError> {
+    let mut view = store.catalogue.read().await;
+    let rows = Rows::new(&mut view);
+    let Some(parent) = version.parent else { return Ok(Ownership::after(Epoch::ZERO)) };
+    let parent = rows.version(parent).await?;
+    let mut ownership = Ownership::after(parent.epoch);
+    if let Some(reclaim) = rows.get_reclaim(parent.id).await?
+        && reclaim.cursor > 0
+    {
+        let grandparent_epoch = match parent.parent {
+            Some(id) => rows.version(id).await?.epoch,
+            None => Epoch::ZERO,
+        };
+        ownership.below = Some(ReclaimedBelow { cursor: reclaim.cursor, grandparent_epoch });
+    }
+    Ok(ownership)
+}

@@ -1,0 +1,50 @@
+//! What the chain tells a disk: a record has reached the device, as have all before it.
+
+use std::sync::{Arc, Weak};
+
+use bough_blockstore::{ChainEntry, Publish, PublishedRecord};
+
+use super::{Disk, Slot};
+use crate::overlay::Point;
+
+/// The chain's way to its disk. Weak: the disk owns the chain.
+pub(super) struct Follower(pub Weak<Disk>);
+
+impl Publish for Follower {
+    fn publish(&self, record: &PublishedRecord) {
+        if let Some(disk) = self.0.upgrade() {
+            disk.apply(record);
+        }
+    }
+}
+
+impl Disk {
+    fn apply(self: &Arc<Self>, record: &PublishedRecord) {
+        let mut replaced = Vec::new();
+        let (chain, entries) = {
+            let mut state = self.lock();
+            for entry in &record.entries {
+                match entry {
+                    ChainEntry::Data { vba, addr, crc } => {
+                        let point = Point { addr: *addr, crc: *crc, epoch: record.epoch };
+                        replaced.extend(state.active.put(vba.raw(), point));
+                    }
+                    ChainEntry::Zero { range } => {
+                        replaced.extend(state.active.zero(range.clone(), record.epoch));
+                    }
+                    ChainEntry::Require { .. } => {}
+                }
+            }
+            let chain = match &state.slot {
+                Slot::Live(chain) => Some(Arc::clone(chain)),
+                _ => None,
+            };
+            (chain, state.active.entry_count())
+        };
+        let Some(chain) = chain else { return };
+        chain.retire(&replaced, record.sequence);
+        if self.overlay_is_large(entries, chain.stats().bytes) {
+            self.queue_checkpoint();
+        }
+    }
+}

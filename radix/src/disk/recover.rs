@@ -1,0 +1,146 @@
+//! After a crash: what a disk's chain holds becomes tree, and the chain ends.
+//!
+//! The disk needs no other disk for it, only rows. Nothing that the chain may be read from again is
+//! reused before the commit that unnames it is durable.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bough_blockstore::{
+    BlockAddr, BlockRun, ChainEntry, ChainStart, Device, Epoch, Scan, ScanEnd, ScanError,
+    ScanLimits, Sequence, scan,
+};
+
+use super::checkpoint::Frozen;
+use super::{Disk, Pending, Slot};
+use crate::catalogue::{ChainRow, Rows, VersionRow};
+use crate::disk0::CatalogueError;
+use crate::engine::EngineError;
+use crate::overlay::{Overlay, Point};
+
+/// Reads the chain that a row names; its disk's extents are `extents`.
+pub(crate) async fn scan_chain_from(
+    device: &Arc<dyn Device>,
+    row: &ChainRow,
+    extents: &[BlockRun],
+) -> Result<Scan, ScanError> {
+    scan(device, &chain_start(row), ScanLimits::default(), extents).await
+}
+
+impl Disk {
+    /// Merges what the chain of `row` holds. The store has been synced since it was opened, and
+    /// the disk's extents are registered, not adopted.
+    ///
+    /// # Errors
+    /// Where the chain has lost records that were durable (nothing is changed then), or the
+    /// merge cannot be committed.
+    pub(crate) async fn recover(self: &Arc<Self>, row: &ChainRow) -> Result<(), EngineError> {
+        self.lock().slot = Slot::Closing;
+        let extents = self.store.space().extents_of(self.id);
+        let found = scan_chain_from(&self.store.device, row, &extents).await?;
+        if let ScanEnd::Damaged { at, sequence } = found.end {
+            let disk = self.name().to_string();
+            return Err(EngineError::LostRecords { disk, at, sequence: sequence.0 });
+        }
+        let overlay = replay(&found);
+        let taken = still_taken(row, &found, &overlay);
+        self.adopt_extents(&taken).await?;
+        let live: BTreeSet<BlockAddr> = overlay.addresses().collect();
+        let pending = self.pending_versions().await?;
+        let newest = found.records.last().map_or(Epoch::ZERO, |record| record.epoch);
+        let frozen = {
+            let mut state = self.lock();
+            state.epoch = state.epoch.max(newest);
+            state.pending.clone_from(&pending);
+            Frozen {
+                overlay: Arc::new(overlay),
+                start: chain_start(row),
+                base: state.base,
+                complete: pending,
+                rest: state.epoch,
+                promised_nodes: std::sync::Mutex::new(0),
+            }
+        };
+        self.merge_and_commit(&frozen, None).await?;
+        let done: Vec<BlockAddr> = taken.difference(&live).copied().collect();
+        self.store.free_taken(&done);
+        self.lock().slot = Slot::Idle;
+        self.drop_extents().await?;
+        tracing::info!(
+            disk = %self.name(),
+            records = found.records.len(),
+            "recovered what the chain held"
+        );
+        Ok(())
+    }
+
+    async fn adopt_extents(&self, taken: &BTreeSet<BlockAddr>) -> Result<(), EngineError> {
+        let runs = self.store.space().extents_of(self.id);
+        for run in runs {
+            let inside: Vec<BlockAddr> =
+                taken.iter().copied().filter(|block| run.contains(*block)).collect();
+            self.store.adopt(run, &inside).await?;
+        }
+        Ok(())
+    }
+
+    /// The snapshots without a tree of their own, oldest first: always the disk's newest.
+    async fn pending_versions(&self) -> Result<Vec<Pending>, CatalogueError> {
+        let head = self.lock().head;
+        let mut view = self.store.catalogue.read().await;
+        let rows = Rows::new(&mut view);
+        let mut pending = Vec::new();
+        let mut version: VersionRow = rows.version(head).await?;
+        while let Some(parent) = version.parent {
+            version = rows.version(parent).await?;
+            if !version.pending {
+                break;
+            }
+            let cut = Sequence::ZERO;
+            pending.push(Pending { version: version.id, epoch: version.epoch, cut });
+        }
+        pending.reverse();
+        Ok(pending)
+    }
+}
+
+fn chain_start(row: &ChainRow) -> ChainStart {
+    ChainStart {
+        nonce: row.nonce,
+        sequence: row.sequence,
+        at: row.at,
+        previous_crc: row.previous_crc,
+    }
+}
+
+fn replay(found: &Scan) -> Overlay {
+    let mut overlay = Overlay::default();
+    for record in &found.records {
+        for entry in &record.entries {
+            match entry {
+                ChainEntry::Data { vba, addr, crc } => {
+                    let point = Point { addr: *addr, crc: *crc, epoch: record.epoch };
+                    overlay.put(vba.raw(), point);
+                }
+                ChainEntry::Zero { range } => {
+                    overlay.zero(range.clone(), record.epoch);
+                }
+                ChainEntry::Require { .. } => {}
+            }
+        }
+    }
+    overlay
+}
+
+/// Blocks that a further recovery would read: headers, mapped data, and the data of records whose
+/// checksums it would look at again. A replaced block of a synced record is not among them: it
+/// may have been reused long ago, even by the tree.
+fn still_taken(row: &ChainRow, found: &Scan, overlay: &Overlay) -> BTreeSet<BlockAddr> {
+    let headers = found.records.iter().map(|record| record.header_at);
+    let unsynced = found.records.iter().filter(|record| record.sequence > found.known_synced);
+    let data = unsynced.flat_map(|record| &record.entries).filter_map(|entry| match entry {
+        ChainEntry::Data { addr, .. } => Some(*addr),
+        ChainEntry::Zero { .. } | ChainEntry::Require { .. } => None,
+    });
+    headers.chain(data).chain(overlay.addresses()).chain([row.at]).collect()
+}

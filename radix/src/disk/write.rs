@@ -1,0 +1,251 @@
+//! Writing: admitted against the store's room, staged into the chain, answered when published.
+//!
+//! Whole blocks read nothing. Parts of blocks are read, merged and written as whole blocks, with
+//! everybody else kept off that block meanwhile.
+
+use std::sync::Arc;
+
+use bough_blockstore::{
+    BLOCK_BYTES, BLOCK_BYTES_U64, Chain, ChainFault, Ticket, VirtualBlock, VirtualRange, to_u64,
+    to_usize,
+};
+
+use super::read::{ByteRange, Piece, Source, deliver};
+use super::{Disk, Mode, Slot};
+use crate::error::DiskError;
+use crate::space::Need;
+
+/// Room promised to one request; see [`Disk::admit`].
+struct Admitted<'a> {
+    disk: &'a Disk,
+    /// For data and record headers: taken by the time the request is answered.
+    blocks: u64,
+    /// For the checkpoint that will merge this request.
+    nodes: u64,
+}
+
+impl Disk {
+    /// Writes `length` bytes at `offset`. `fill` is given each piece of the record's own buffer
+    /// with its place relative to `offset`, and copies the bytes there: once, before this
+    /// future is first suspended, unless the write has to wait for space, for a chain to begin,
+    /// or touches parts of blocks.
+    ///
+    /// Returns when the write survives the death of the server. A power cut may undo it until
+    /// the next [`Disk::flush`]; a block of 4 KiB is never torn.
+    ///
+    /// # Errors
+    /// Where the range is not inside the disk, the store is full, or the disk has halted.
+    pub async fn write(
+        self: &Arc<Self>,
+        offset: u64,
+        length: usize,
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<(), DiskError> {
+        self.check_range(offset, to_u64(length))?;
+        if length == 0 {
+            return Ok(());
+        }
+        let range = ByteRange { offset, length };
+        loop {
+            let (chain, admitted) = self.ready(range.blocks(), to_u64(length)).await?;
+            let done = match self.stage(&chain, range, fill).await? {
+                Ok(ticket) => chain.published(ticket).await.map(drop),
+                Err(fault) => Err(fault),
+            };
+            drop(admitted);
+            match done {
+                Ok(()) => return Ok(()),
+                // The chain ended between our looking and our staging: the next one takes it.
+                Err(ChainFault::Stopped) => {}
+                Err(fault) => return Err(self.chain_error(fault)),
+            }
+        }
+    }
+
+    /// Makes bytes read as zeros; takes no space for whole blocks.
+    ///
+    /// # Errors
+    /// As [`Disk::write`].
+    pub async fn write_zeroes(self: &Arc<Self>, offset: u64, length: u64) -> Result<(), DiskError> {
+        self.check_range(offset, length)?;
+        let end = offset + length;
+        let whole_start = offset.next_multiple_of(BLOCK_BYTES_U64);
+        // The last block of a disk may be short: reaching its end is reaching the block's.
+        let whole_end = if end == self.size_bytes() {
+            end.next_multiple_of(BLOCK_BYTES_U64)
+        } else {
+            end - end % BLOCK_BYTES_U64
+        };
+        if whole_start >= whole_end {
+            return self.write(offset, to_usize(length), &mut |_, piece| piece.fill(0)).await;
+        }
+        let (head, tail) = (whole_start - offset, end.saturating_sub(whole_end));
+        if head > 0 {
+            self.write(offset, to_usize(head), &mut |_, piece| piece.fill(0)).await?;
+        }
+        if tail > 0 {
+            self.write(whole_end, to_usize(tail), &mut |_, piece| piece.fill(0)).await?;
+        }
+        self.zero_blocks(whole_start / BLOCK_BYTES_U64..whole_end / BLOCK_BYTES_U64).await
+    }
+
+    /// As [`Disk::write_zeroes`]: discarded bytes read back as zeros.
+    ///
+    /// # Errors
+    /// As [`Disk::write`].
+    pub async fn discard(self: &Arc<Self>, offset: u64, length: u64) -> Result<(), DiskError> {
+        self.write_zeroes(offset, length).await
+    }
+
+    /// Makes every write answered so far survive a power cut.
+    ///
+    /// # Errors
+    /// Where the disk or the store has halted.
+    pub async fn flush(self: &Arc<Self>) -> Result<(), DiskError> {
+        let chain = {
+            let state = self.lock();
+            match &state.slot {
+                Slot::Live(chain) => Arc::clone(chain),
+                // Nothing in a chain: what was written is in the tree, by a durable commit.
+                Slot::Idle => return Ok(()),
+                Slot::Closing => {
+                    drop(state);
+                    return self.settled().await;
+                }
+                Slot::Halted(_) | Slot::Gone => return Err(self.refusal(&state)),
+            }
+        };
+        chain.flush().await.map_err(|fault| self.chain_error(fault))
+    }
+
+    async fn zero_blocks(self: &Arc<Self>, blocks: VirtualRange) -> Result<(), DiskError> {
+        loop {
+            let (chain, admitted) = self.ready(blocks.clone(), 0).await?;
+            self.rmw.wait(&blocks).await;
+            let done = match chain.stage_zero(blocks.clone()) {
+                Ok(ticket) => chain.published(ticket).await.map(drop),
+                Err(fault) => Err(fault),
+            };
+            drop(admitted);
+            match done {
+                Ok(()) => return Ok(()),
+                Err(ChainFault::Stopped) => {}
+                Err(fault) => return Err(self.chain_error(fault)),
+            }
+        }
+    }
+
+    /// A live chain, and room for changing `blocks` with `data_bytes` of data.
+    async fn ready(
+        self: &Arc<Self>,
+        blocks: VirtualRange,
+        data_bytes: u64,
+    ) -> Result<(Arc<Chain>, Admitted<'_>), DiskError> {
+        self.hold_back().await?;
+        let admitted = self.admit(&blocks, data_bytes > 0).await?;
+        let chain = self.live_chain().await?;
+        Ok((chain, admitted))
+    }
+
+    /// Promises the room, or refuses. Nobody is refused while a checkpoint could make room.
+    async fn admit(
+        self: &Arc<Self>,
+        blocks: &VirtualRange,
+        has_data: bool,
+    ) -> Result<Admitted<'_>, DiskError> {
+        let data = if has_data { blocks.end - blocks.start } else { 0 };
+        let (room, nodes) = (data + data / 128 + 2, self.nodes_needed(blocks, has_data));
+        let promise = |need| self.store.space().promise(self.id, need, room + nodes).map_err(drop);
+        let admitted = || Ok(Admitted { disk: self, blocks: room, nodes });
+        if promise(Need::Data).is_ok() {
+            return admitted();
+        }
+        let overwrites = !has_data || self.is_all_mapped(blocks.clone()).await?;
+        let need = if overwrites { Need::Overwrite } else { Need::Data };
+        if promise(need).is_ok() {
+            return admitted();
+        }
+        if self.checkpoint(Mode::Keep).await.is_ok() && promise(need).is_ok() {
+            return admitted();
+        }
+        Err(DiskError::NoSpace { disk: self.name().to_string() })
+    }
+
+    /// At most so many nodes change when these blocks do: whole nodes inside the range, and a
+    /// path at either end.
+    fn nodes_needed(&self, blocks: &VirtualRange, has_data: bool) -> u64 {
+        let height = u64::from(self.lock().base.height);
+        let inside = if has_data { (blocks.end - blocks.start) / 256 } else { 0 };
+        inside + 2 * height
+    }
+
+    async fn is_all_mapped(&self, blocks: VirtualRange) -> Result<bool, DiskError> {
+        let _reading = self.store.gate.enter();
+        let sources = self.locate(blocks).await?;
+        Ok(sources.iter().all(|source| matches!(source, Source::Data { .. })))
+    }
+
+    /// Stages a write piece by piece; the ticket of the last.
+    async fn stage(
+        self: &Arc<Self>,
+        chain: &Arc<Chain>,
+        range: ByteRange,
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<Result<Ticket, ChainFault>, DiskError> {
+        let mut last = Err(ChainFault::Stopped);
+        for block in range.blocks() {
+            let start = block * BLOCK_BYTES_U64;
+            let from = range.offset.max(start);
+            let to = (range.offset + to_u64(range.length)).min(start + BLOCK_BYTES_U64);
+            let at = to_usize(from - range.offset);
+            let within = to_usize(from - start)..to_usize(to - start);
+            let whole =
+                within.len() == BLOCK_BYTES || (within.start == 0 && to == self.size_bytes());
+            let ticket = if whole {
+                if self.rmw.is_held(&(block..block + 1)) {
+                    self.rmw.wait(&(block..block + 1)).await;
+                }
+                let mut fill_block = |buf: &mut [u8; BLOCK_BYTES]| {
+                    fill(at, &mut buf[within.clone()]);
+                    buf[within.end..].fill(0);
+                };
+                chain.stage_block(VirtualBlock::of(block), &mut fill_block)
+            } else {
+                let mut old = Box::new([0; BLOCK_BYTES]);
+                let _held = self.rmw.hold(block..block + 1).await;
+                if let Err(fault) = chain.settled().await {
+                    return Ok(Err(fault));
+                }
+                self.read_block(block, &mut old).await?;
+                fill(at, &mut old[within]);
+                chain.stage_block(VirtualBlock::of(block), &mut |buf| buf.copy_from_slice(&*old))
+            };
+            if ticket.is_err() {
+                return Ok(ticket);
+            }
+            last = ticket;
+        }
+        Ok(last)
+    }
+
+    /// A block as it is now: the caller holds it, and everything staged before is published.
+    async fn read_block(&self, block: u64, out: &mut [u8; BLOCK_BYTES]) -> Result<(), DiskError> {
+        let _reading = self.store.gate.enter();
+        let sources = self.locate(block..block + 1).await?;
+        let range = ByteRange { offset: block * BLOCK_BYTES_U64, length: BLOCK_BYTES };
+        let name = || self.name().to_string();
+        deliver(&self.store, &name, range, &sources, &mut |at, piece| match piece {
+            Piece::Bytes(bytes) => out[at..at + bytes.len()].copy_from_slice(bytes),
+            Piece::Zeros(count) => out[at..at + count].fill(0),
+        })
+        .await
+    }
+}
+
+impl Drop for Admitted<'_> {
+    /// The blocks have been taken, or will not be; the nodes are the next checkpoint's business.
+    fn drop(&mut self) {
+        self.disk.store.space().settle(self.disk.id, self.blocks);
+        self.disk.lock().promised_nodes += self.nodes;
+    }
+}

@@ -1,0 +1,98 @@
+//! From names to rows, and from rows to open disks.
+
+use std::sync::Arc;
+
+use bough_blockstore::DiskId;
+
+use super::{Engine, EngineError};
+use crate::btree::Pages;
+use crate::catalogue::{DiskRow, RowFault, Rows, VersionRow};
+use crate::disk::{Disk, Mode};
+use crate::disk0::CatalogueError;
+use crate::names::{DiskName, SnapshotName, VersionName};
+
+/// The row of a disk.
+pub(super) async fn disk_row<P: Pages<Error = CatalogueError>>(
+    rows: &Rows<'_, P>,
+    name: &DiskName,
+) -> Result<DiskRow, EngineError> {
+    let found = rows.find_disk(name.as_str()).await?;
+    found.ok_or_else(|| EngineError::NoSuchDisk { name: name.to_string() })
+}
+
+/// The rows of a snapshot and its disk.
+pub(super) async fn snapshot_row<P: Pages<Error = CatalogueError>>(
+    rows: &Rows<'_, P>,
+    name: &SnapshotName,
+) -> Result<(DiskRow, VersionRow), EngineError> {
+    let disk = disk_row(rows, &name.disk).await?;
+    let found = rows.find_snapshot(disk.id, name.label()).await?;
+    let row = found.ok_or_else(|| EngineError::NoSuchSnapshot { name: name.to_string() })?;
+    Ok((disk, row))
+}
+
+/// The rows of a head or snapshot and its disk.
+pub(super) async fn version_row<P: Pages<Error = CatalogueError>>(
+    rows: &Rows<'_, P>,
+    name: &VersionName,
+) -> Result<(DiskRow, VersionRow), EngineError> {
+    match name {
+        VersionName::Snapshot(snapshot) => snapshot_row(rows, snapshot).await,
+        VersionName::Head(disk) => {
+            let disk = disk_row(rows, disk).await?;
+            let head = rows.version(disk.head).await?;
+            Ok((disk, head))
+        }
+    }
+}
+
+impl Engine {
+    /// The live head of a disk.
+    ///
+    /// # Errors
+    /// Where there is no such disk.
+    pub async fn disk(&self, name: &DiskName) -> Result<Arc<Disk>, EngineError> {
+        let row = {
+            let mut view = self.store().catalogue.read().await;
+            disk_row(&Rows::new(&mut view), name).await?
+        };
+        self.disk_by_row(&row).await
+    }
+
+    pub(super) async fn disk_by_row(&self, row: &DiskRow) -> Result<Arc<Disk>, EngineError> {
+        let mut disks = self.inner.disks.lock().await;
+        if let Some(disk) = disks.get(&row.id) {
+            return Ok(Arc::clone(disk));
+        }
+        let head = {
+            let mut view = self.store().catalogue.read().await;
+            let rows = Rows::new(&mut view);
+            // The row given may be older than what another verb has done since.
+            let row = rows.get_disk(row.id).await?.ok_or(RowFault::MissingDisk(row.id))?;
+            rows.version(row.head).await?
+        };
+        let disk = Disk::new(Arc::clone(self.store()), row, &head);
+        disks.insert(row.id, Arc::clone(&disk));
+        Ok(disk)
+    }
+
+    pub(super) async fn disk_by_id(&self, id: DiskId) -> Result<Arc<Disk>, EngineError> {
+        let row = {
+            let mut view = self.store().catalogue.read().await;
+            Rows::new(&mut view).get_disk(id).await?.ok_or(RowFault::MissingDisk(id))?
+        };
+        self.disk_by_row(&row).await
+    }
+
+    /// Sees to it that a version has a tree of its own.
+    pub(super) async fn materialise(
+        &self,
+        disk: &DiskRow,
+        version: &VersionRow,
+    ) -> Result<(), EngineError> {
+        if !version.pending {
+            return Ok(());
+        }
+        self.disk_by_row(disk).await?.checkpoint(Mode::Keep).await
+    }
+}

@@ -1,0 +1,160 @@
+//! The engine: every verb that a person, a guest or a tool may ask of a store.
+//!
+//! Owns the disks that are open and the order of verbs against each other. The invariant: a verb
+//! is one commit (or none): after a crash it has happened or it has not.
+
+mod attach;
+mod check;
+mod clone;
+mod create;
+mod delete;
+mod diff;
+mod error;
+mod find;
+mod grow;
+mod open;
+mod reader;
+mod reclaim;
+mod rename;
+mod report;
+mod resize;
+mod rollback;
+mod scrub;
+mod snapshot;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bough_blockstore::{BlockCount, ChainConfig, DiskId, Epoch};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::catalogue::{Rows, VersionId};
+use crate::disk::Disk;
+use crate::disk0::{CatalogueError, Need as PoolNeed};
+use crate::store::Store;
+
+pub use delete::DeleteOptions;
+pub use error::EngineError;
+pub use reader::Reader;
+pub use scrub::{Progress, ScrubOptions};
+
+/// Epochs leased from the catalogue at a time.
+const LEASE: u64 = 1 << 20;
+
+/// Bounds of an engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// For node and page caches, in bytes.
+    pub cache_bytes: u64,
+    /// Overlay entries at which a disk is checkpointed; at twice as many its writers wait.
+    pub overlay_entries: usize,
+    /// Bytes of a disk's chain at which it is checkpointed.
+    pub chain_bytes: u64,
+    /// A disk with something in its chain is checkpointed this long after its last one.
+    pub checkpoint_every: Duration,
+    /// Bounds of each chain.
+    pub chain: ChainConfig,
+}
+
+impl EngineConfig {
+    /// Half of `memory_bytes` for caches, a quarter for overlays (the rest is buffers').
+    pub fn with_memory(memory_bytes: u64) -> Self {
+        let entries = usize::try_from(memory_bytes / 4 / 128).unwrap_or(usize::MAX);
+        Self {
+            cache_bytes: memory_bytes / 2,
+            overlay_entries: entries.clamp(1024, 1 << 18),
+            chain_bytes: 1 << 30,
+            checkpoint_every: Duration::from_secs(10),
+            chain: ChainConfig::default(),
+        }
+    }
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self::with_memory(64 << 20)
+    }
+}
+
+/// A store, open. Cheap to clone; its futures stay on the reactor that polls them.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<Store>,
+    uuid: Uuid,
+    disks: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Disk>>>,
+    /// Verbs that look first and commit later exclude each other; snapshots and I/O do not wait.
+    verbs: tokio::sync::Mutex<()>,
+    /// One version is reclaimed at a time, one step at a time.
+    reclaiming: tokio::sync::Mutex<()>,
+    epochs: Mutex<Epochs>,
+    /// Versions that somebody is reading.
+    pins: Mutex<BTreeMap<VersionId, usize>>,
+    /// Something to reclaim, or closing.
+    wake: Notify,
+    closing: AtomicBool,
+    /// Findings of the opening: disks that are not served.
+    faults: Mutex<BTreeMap<DiskId, String>>,
+}
+
+struct Epochs {
+    next: Epoch,
+    end: Epoch,
+}
+
+impl Engine {
+    fn store(&self) -> &Arc<Store> {
+        &self.inner.store
+    }
+
+    fn pins(&self) -> MutexGuard<'_, BTreeMap<VersionId, usize>> {
+        self.inner.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Numbers that no version has had. Durably leased, so that no crash brings them back.
+    async fn new_epochs(&self, count: u64) -> Result<Epoch, CatalogueError> {
+        loop {
+            {
+                let mut epochs = lock(&self.inner.epochs);
+                if epochs.end.raw() - epochs.next.raw() >= count {
+                    let first = epochs.next;
+                    epochs.next = first.plus(count);
+                    return Ok(first);
+                }
+            }
+            self.lease_epochs(count).await?;
+        }
+    }
+
+    async fn lease_epochs(&self, count: u64) -> Result<(), CatalogueError> {
+        let mut commit = self.store().catalogue.begin(PoolNeed::Release).await?;
+        let mut rows = Rows::new(&mut commit);
+        let mut counters = rows.counters().await?;
+        let end = counters.epoch_lease_end.plus(LEASE.max(count));
+        let start = counters.epoch_lease_end;
+        counters.epoch_lease_end = end;
+        rows.set_counters(counters).await?;
+        commit.stage(&[])?.durable().await?;
+        *lock(&self.inner.epochs) = Epochs { next: start, end };
+        Ok(())
+    }
+
+    fn new_uuid(&self) -> Uuid {
+        uuid::Builder::from_random_bytes(self.store().runtime.random()).into_uuid()
+    }
+}
+
+/// Blocks counted in a row, in bytes; a count is never negative but in a forged store.
+fn bytes_of(blocks: i64) -> u64 {
+    BlockCount(u64::try_from(blocks).unwrap_or(0)).bytes()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

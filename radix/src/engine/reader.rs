@@ -1,0 +1,218 @@
+//! A frozen view of a version, for exports and comparisons.
+
+use std::sync::Arc;
+
+use bough_blockstore::{BLOCK_BYTES_U64, BlockCount, to_u64};
+
+use super::delete::queue_reclaim;
+use super::find::version_row;
+use super::{Engine, EngineError};
+use crate::catalogue::{Rows, VersionId, VersionRow};
+use crate::disk::{ByteRange, Piece, deliver, source_of};
+use crate::disk0::Need as PoolNeed;
+use crate::error::DiskError;
+use crate::info::{Extent, ExtentKind};
+use crate::lookup::lookup_range;
+use crate::names::VersionName;
+use crate::node::Root;
+
+/// Blocks looked up at a time.
+const LOOK_BLOCKS: u64 = 4096;
+
+/// A version to read from; it cannot go away meanwhile.
+pub struct Reader {
+    engine: Engine,
+    version: VersionId,
+    name: String,
+    pub(super) root: Root,
+    size_bytes: u64,
+    /// Whether the version was made for this reader.
+    own: bool,
+}
+
+impl Engine {
+    /// A frozen view: of a snapshot, or of a head as it is now.
+    ///
+    /// # Errors
+    /// Where there is no such version, or it cannot be written down.
+    pub async fn reader(&self, name: &VersionName) -> Result<Reader, EngineError> {
+        // Between taking the snapshot and pinning it nobody may delete it.
+        let _verbs = self.inner.verbs.lock().await;
+        let (id, own) = match name {
+            VersionName::Head(disk) => (self.anonymous_snapshot(disk).await?, true),
+            VersionName::Snapshot(_) => {
+                let mut view = self.store().catalogue.read().await;
+                let (_, version) = version_row(&Rows::new(&mut view), name).await?;
+                (version.id, false)
+            }
+        };
+        *self.pins().entry(id).or_default() += 1;
+        let mut reader = Reader {
+            engine: self.clone(),
+            version: id,
+            name: name.to_string(),
+            root: Root::empty(0),
+            size_bytes: 0,
+            own,
+        };
+        let row = self.materialised(id).await?;
+        reader.root = row.root;
+        reader.size_bytes = row.size_bytes;
+        Ok(reader)
+    }
+
+    /// The row of a version that has a tree of its own.
+    async fn materialised(&self, id: VersionId) -> Result<VersionRow, EngineError> {
+        let (disk, row) = {
+            let mut view = self.store().catalogue.read().await;
+            let rows = Rows::new(&mut view);
+            let row = rows.version(id).await?;
+            (rows.get_disk(row.disk).await?, row)
+        };
+        if let Some(disk) = disk {
+            self.materialise(&disk, &row).await?;
+        }
+        let mut view = self.store().catalogue.read().await;
+        Ok(Rows::new(&mut view).version(id).await?)
+    }
+
+    /// A reader's own snapshot goes with it.
+    async fn release(&self, id: VersionId) -> Result<(), EngineError> {
+        let mut commit = self.store().catalogue.begin(PoolNeed::Release).await?;
+        queue_reclaim(&mut commit, id).await?;
+        commit.stage(&[])?.durable().await?;
+        self.inner.wake.notify_waiters();
+        Ok(())
+    }
+}
+
+impl Reader {
+    /// The size that a guest would see.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Fills `out` from byte `offset` on; every block is verified.
+    ///
+    /// # Errors
+    /// Where the range is not inside the version, or a block cannot be read or is damaged.
+    pub async fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), EngineError> {
+        let length = to_u64(out.len());
+        if offset.checked_add(length).is_none_or(|end| end > self.size_bytes) {
+            return Err(DiskError::OutOfRange {
+                disk: self.name.clone(),
+                offset_bytes: offset,
+                length_bytes: length,
+                size_bytes: self.size_bytes,
+            }
+            .into());
+        }
+        let range = ByteRange { offset, length: out.len() };
+        let store = self.engine.store();
+        let _reading = store.gate.enter();
+        let mappings = lookup_range(&store.cache, self.root, range.blocks())
+            .await
+            .map_err(|source| EngineError::Tree { version: self.name.clone(), source })?;
+        let sources: Vec<_> = mappings
+            .iter()
+            .flat_map(|mapping| mapping.range.clone().map(|_| source_of(mapping)))
+            .collect();
+        let name = || self.name.clone();
+        deliver(store, &name, range, &sources, &mut |at, piece| match piece {
+            Piece::Bytes(bytes) => out[at..at + bytes.len()].copy_from_slice(bytes),
+            Piece::Zeros(count) => out[at..at + count].fill(0),
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Tells where data is and where zeros are, ascending and coalesced, all of the version.
+    ///
+    /// # Errors
+    /// Where the tree cannot be read.
+    pub async fn extents(&self, visit: &mut dyn FnMut(Extent)) -> Result<(), EngineError> {
+        let mut joiner = Joiner::new(self.size_bytes, visit);
+        let blocks = BlockCount::covering(self.size_bytes).0;
+        let mut from = 0;
+        while from < blocks {
+            let upto = blocks.min(from + LOOK_BLOCKS);
+            let store = self.engine.store();
+            let mappings = lookup_range(&store.cache, self.root, from..upto)
+                .await
+                .map_err(|source| EngineError::Tree { version: self.name.clone(), source })?;
+            for mapping in mappings {
+                let kind =
+                    if mapping.entry.is_hole() { ExtentKind::Zero } else { ExtentKind::Data };
+                joiner.add(mapping.range, kind);
+            }
+            from = upto;
+        }
+        joiner.finish();
+        Ok(())
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        {
+            let mut pins = self.engine.pins();
+            if let Some(count) = pins.get_mut(&self.version) {
+                *count -= 1;
+                if *count == 0 {
+                    pins.remove(&self.version);
+                }
+            }
+        }
+        if self.own {
+            let (engine, version) = (self.engine.clone(), self.version);
+            self.engine.store().runtime.spawn(Box::pin(async move {
+                if let Err(error) = engine.release(version).await {
+                    tracing::warn!(%error, "a reader's snapshot stays until the store is opened again");
+                }
+            }));
+        }
+    }
+}
+
+/// Joins neighbouring ranges of one kind, in bytes cut to a size.
+pub(super) struct Joiner<'a> {
+    size_bytes: u64,
+    open: Option<(u64, u64, ExtentKind)>,
+    visit: &'a mut dyn FnMut(Extent),
+}
+
+impl<'a> Joiner<'a> {
+    pub fn new(size_bytes: u64, visit: &'a mut dyn FnMut(Extent)) -> Self {
+        Self { size_bytes, open: None, visit }
+    }
+
+    /// The next range of blocks, ascending.
+    pub fn add(&mut self, blocks: std::ops::Range<u64>, kind: ExtentKind) {
+        match &mut self.open {
+            Some((_, end, open)) if *open == kind && *end == blocks.start => *end = blocks.end,
+            _ => {
+                self.flush();
+                self.open = Some((blocks.start, blocks.end, kind));
+            }
+        }
+    }
+
+    pub fn finish(mut self) {
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        if let Some((start, end, kind)) = self.open.take() {
+            let start_bytes = start * BLOCK_BYTES_U64;
+            let end_bytes = (end * BLOCK_BYTES_U64).min(self.size_bytes);
+            if start_bytes < end_bytes {
+                let length_bytes = end_bytes - start_bytes;
+                (self.visit)(Extent { start_bytes, length_bytes, kind });
+            }
+        }
+    }
+}

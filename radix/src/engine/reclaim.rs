@@ -1,0 +1,208 @@
+//! The reclaimer: frees what deleted versions alone held, one version at a time, in small steps.
+//!
+//! A step frees blocks and moves the cursor in one commit. The version that began from the victim
+//! may be a head that is being written to: its checkpoints and these steps exclude each other.
+
+use std::sync::atomic::Ordering;
+
+use bough_blockstore::Epoch;
+
+use super::delete::queue_reclaim;
+use super::{Engine, EngineError};
+use crate::catalogue::{ReclaimRow, Rows, VersionId, VersionRow};
+use crate::disk::Disk;
+use crate::disk0::{Commit, Need as PoolNeed};
+use crate::node::Root;
+use crate::reclaim::{Reclaim, Step, reclaim_step};
+use crate::store::BitChanges;
+use crate::tree_error::OnDamage;
+
+/// Blocks freed or looked at in one step.
+const STEP_BLOCKS: u64 = 8192;
+const PAGE_ROWS: usize = 64;
+
+/// Somebody to reclaim, and who began from it.
+struct Victim {
+    row: ReclaimRow,
+    version: VersionRow,
+    child: Option<VersionRow>,
+}
+
+impl Engine {
+    /// Reclaims whatever is deleted, until the engine closes.
+    pub(super) async fn reclaim_forever(&self) {
+        loop {
+            let mut wake = std::pin::pin!(self.inner.wake.notified());
+            wake.as_mut().enable();
+            if self.inner.closing.load(Ordering::Acquire) {
+                return;
+            }
+            match self.reclaim_once().await {
+                Ok(true) => self.store().runtime.yield_now().await,
+                Ok(false) => wake.await,
+                Err(error) => {
+                    tracing::warn!(%error, "reclaiming stops until something else is deleted");
+                    wake.await;
+                }
+            }
+        }
+    }
+
+    /// Reclaims everything that can be reclaimed now: for who wants to see the space at once.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn drain_reclaim(&self) -> Result<(), EngineError> {
+        while self.reclaim_once().await? {}
+        Ok(())
+    }
+
+    /// One step; `false` where there is nothing to do.
+    async fn reclaim_once(&self) -> Result<bool, EngineError> {
+        let _one_at_a_time = self.inner.reclaiming.lock().await;
+        let Some(chosen) = self.choose_victim().await? else { return Ok(false) };
+        // The child's disk first, then the rows again: a checkpoint may have moved its root.
+        let disk = match self.child_of(chosen).await? {
+            Some(child) => Some(self.disk_by_id(child.disk).await?),
+            None => None,
+        };
+        let _maintenance = match &disk {
+            Some(disk) => Some(disk.maintenance.lock().await),
+            None => None,
+        };
+        let Some(victim) = self.victim(chosen).await? else { return Ok(true) };
+        let child_root = match &victim.child {
+            Some(child) => Some(self.committed_root(child, disk.as_deref()).await?),
+            None => None,
+        };
+        let parent_epoch = self.epoch_of(victim.version.parent).await?;
+        let step = reclaim_step(
+            &self.store().cache,
+            Reclaim {
+                victim: victim.version.root,
+                child: child_root,
+                parent_epoch,
+                cursor: victim.row.cursor,
+                budget_blocks: STEP_BLOCKS,
+                on_damage: OnDamage::GiveUp,
+            },
+        )
+        .await?;
+        for lost in &step.unreadable {
+            tracing::error!(position = %lost.position, error = %lost.error, "blocks of a deleted version leak");
+        }
+        self.commit_step(&victim, step).await?;
+        Ok(true)
+    }
+
+    /// The one that has been begun, or the first that nobody reads.
+    async fn choose_victim(&self) -> Result<Option<VersionId>, EngineError> {
+        let mut view = self.store().catalogue.read().await;
+        let rows = Rows::new(&mut view);
+        let (mut from, mut first) = (VersionId(0), None);
+        loop {
+            let page = rows.list_reclaims(from, PAGE_ROWS).await?;
+            for row in &page {
+                if row.cursor > 0 {
+                    return Ok(Some(row.version));
+                }
+                if first.is_none() && !self.pins().contains_key(&row.version) {
+                    first = Some(row.version);
+                }
+            }
+            match page.last() {
+                // At most one has been begun, and it was the first when it was: it is early.
+                Some(last) if page.len() == PAGE_ROWS && first.is_none() => {
+                    from = VersionId(last.version.0 + 1);
+                }
+                _ => return Ok(first),
+            }
+        }
+    }
+
+    async fn child_of(&self, version: VersionId) -> Result<Option<VersionRow>, EngineError> {
+        let mut view = self.store().catalogue.read().await;
+        let rows = Rows::new(&mut view);
+        match rows.list_children(version, VersionId(0), 1).await?.first() {
+            Some(child) => Ok(Some(rows.version(*child).await?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn victim(&self, id: VersionId) -> Result<Option<Victim>, EngineError> {
+        let child = self.child_of(id).await?;
+        let mut view = self.store().catalogue.read().await;
+        let rows = Rows::new(&mut view);
+        let Some(row) = rows.get_reclaim(id).await? else { return Ok(None) };
+        let version = rows.version(id).await?;
+        Ok(Some(Victim { row, version, child }))
+    }
+
+    /// The tree that holds a version's blocks: its own, or, while it is pending, its disk's.
+    async fn committed_root(
+        &self,
+        version: &VersionRow,
+        disk: Option<&Disk>,
+    ) -> Result<Root, EngineError> {
+        match disk {
+            Some(disk) if version.pending => Ok(disk.lock().base),
+            _ => Ok(version.root),
+        }
+    }
+
+    async fn epoch_of(&self, version: Option<VersionId>) -> Result<Epoch, EngineError> {
+        let Some(id) = version else { return Ok(Epoch::ZERO) };
+        let mut view = self.store().catalogue.read().await;
+        Ok(Rows::new(&mut view).version(id).await?.epoch)
+    }
+
+    async fn commit_step(&self, victim: &Victim, step: Step) -> Result<(), EngineError> {
+        let mut commit = self.store().catalogue.begin(PoolNeed::Release).await?;
+        let freed_data = victim.row.freed_data + step.freed_data;
+        let all = u64::try_from(step.freed.len()).unwrap_or(u64::MAX);
+        let freed_nodes = victim.row.freed_nodes + all.saturating_sub(step.freed_data);
+        match step.next {
+            Some(cursor) => {
+                let row = ReclaimRow { cursor, freed_data, freed_nodes, ..victim.row };
+                Rows::new(&mut commit).put_reclaim(&row).await?;
+            }
+            None => self.bury(&mut commit, victim, freed_data).await?,
+        }
+        let changes = BitChanges { set: Vec::new(), clear: step.freed };
+        let pages = self.store().put_bits(&mut commit, &changes).await?;
+        commit.stage(&[])?.durable().await?;
+        self.store().bits_written(&pages);
+        self.store().free_committed(&changes.clear);
+        Ok(())
+    }
+
+    /// The victim's row goes: what it owned and its child still has is the child's from now on.
+    async fn bury(
+        &self,
+        commit: &mut Commit<'_>,
+        victim: &Victim,
+        freed_data: u64,
+    ) -> Result<(), EngineError> {
+        let mut rows = Rows::new(commit);
+        let (id, parent) = (victim.version.id, victim.version.parent);
+        rows.remove_reclaim(id).await?;
+        if let Some(child) = &victim.child {
+            let mut child = rows.version(child.id).await?;
+            child.parent = parent;
+            child.owned_blocks +=
+                victim.version.owned_blocks - i64::try_from(freed_data).unwrap_or(0);
+            rows.put_version(&child).await?;
+        }
+        rows.remove_version(id).await?;
+        if let Some(parent) = parent {
+            queue_reclaim(commit, parent).await?;
+        }
+        let mut rows = Rows::new(commit);
+        let disk = victim.version.disk;
+        let none_left = rows.list_versions(disk, Epoch::ZERO, 1).await?.is_empty();
+        if none_left && rows.get_disk(disk).await?.is_some_and(|row| row.deleting) {
+            rows.remove_disk(disk).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,219 @@
+//! What all disks of a store share: the device, the allocator, the caches and the catalogue.
+//!
+//! Owns the order in which blocks are granted, committed and freed. Knows no disks.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bough_blockstore::{
+    BlockAddr, BlockRun, ChainSpace, Device, DiskId, RefillFuture, Runtime, SpaceError,
+    VirtualBlock,
+};
+
+use crate::btree::{Page, Pages};
+use crate::cache::NodeCache;
+use crate::catalogue::{ExtentRow, Rows};
+use crate::disk0::{CatalogueError, Commit, Disk0, Need as PoolNeed, Pool};
+use crate::engine::EngineConfig;
+use crate::gate::{ReadGate, Released};
+use crate::space::{Grant, Need, Space, bitmap_page_of};
+
+/// Bitmap pages kept in memory: 256 MiB of bitmap would describe 8 TiB, this describes 128 GiB.
+const BITMAP_PAGES_KEPT: usize = 1024;
+
+/// The shared parts; see the module's documentation.
+pub struct Store {
+    pub device: Arc<dyn Device>,
+    pub runtime: Arc<dyn Runtime>,
+    pub gate: Arc<ReadGate>,
+    pub cache: NodeCache,
+    pub catalogue: Disk0,
+    pub space: Arc<Mutex<Space>>,
+    pub config: EngineConfig,
+}
+
+/// Blocks whose last reader has gone, back to whoever they belong to.
+pub struct Freed {
+    pub pool: Arc<Pool>,
+    pub space: Arc<std::sync::OnceLock<Arc<Mutex<Space>>>>,
+}
+
+impl Released for Freed {
+    fn released(&self, blocks: &[BlockAddr]) {
+        let (pool, data): (Vec<_>, Vec<_>) = blocks.iter().partition(|b| self.pool.contains(**b));
+        self.pool.release(&pool);
+        if let Some(space) = self.space.get() {
+            space.lock().unwrap_or_else(PoisonError::into_inner).release(&data);
+        }
+    }
+}
+
+/// What a commit does to the space bitmaps.
+#[derive(Debug, Default)]
+pub struct BitChanges {
+    /// Blocks that trees hold from now on.
+    pub set: Vec<BlockAddr>,
+    /// Blocks that no tree holds any more.
+    pub clear: Vec<BlockAddr>,
+}
+
+impl Store {
+    /// The allocator.
+    pub fn space(&self) -> MutexGuard<'_, Space> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads the named bitmap pages into the allocator.
+    pub async fn load_bitmap<P: Pages<Error = CatalogueError>>(
+        &self,
+        pages: &P,
+        wanted: Vec<VirtualBlock>,
+    ) -> Result<(), CatalogueError> {
+        for page in wanted {
+            let content = pages.get(page).await?;
+            self.space().load(page, &content)?;
+        }
+        Ok(())
+    }
+
+    /// Puts changes of the bitmap into `commit`; the pages to hand to
+    /// [`Space::written`](crate::space::Space::written) once it is durable.
+    pub async fn put_bits(
+        &self,
+        commit: &mut Commit<'_>,
+        changes: &BitChanges,
+    ) -> Result<Vec<VirtualBlock>, CatalogueError> {
+        let blocks = || changes.set.iter().chain(&changes.clear);
+        let touched: BTreeSet<VirtualBlock> = blocks().map(|b| bitmap_page_of(*b)).collect();
+        // Asked for before the allocator changes: staging cannot be refused afterwards.
+        commit.check_room(touched.len() + 1)?;
+        let missing = self.space().missing_for_blocks(blocks());
+        self.load_bitmap(commit, missing).await?;
+        let changed: Vec<(VirtualBlock, Page)> =
+            self.space().commit_bits(&changes.set, &changes.clear)?;
+        let pages = changed.iter().map(|(page, _)| *page).collect();
+        for (page, content) in changed {
+            commit.put(page, content);
+        }
+        let mut rows = Rows::new(commit);
+        let mut counters = rows.counters().await?;
+        counters.used_blocks = self.space().used_blocks();
+        rows.set_counters(counters).await?;
+        Ok(pages)
+    }
+
+    /// The commit of these pages is durable.
+    pub fn bits_written(&self, pages: &[VirtualBlock]) {
+        let mut space = self.space();
+        space.written(pages);
+        space.trim(BITMAP_PAGES_KEPT);
+    }
+
+    /// Plans an extent and puts its row into `commit`. [`Store::adopt`] it once that is durable,
+    /// or [`Space::abandon`] it.
+    pub async fn plan_extent(
+        &self,
+        commit: &mut Commit<'_>,
+        disk: DiskId,
+        want: u64,
+        need: Need,
+    ) -> Result<Option<BlockRun>, CatalogueError> {
+        let run = loop {
+            let plan = self.space().plan_grant(disk, want, need);
+            match plan {
+                Grant::Extent(run) => break run,
+                Grant::Load(pages) => self.load_bitmap(commit, pages).await?,
+                Grant::Full(_) => return Ok(None),
+            }
+        };
+        let mut rows = Rows::new(commit);
+        rows.put_extent(&ExtentRow { run, disk }).await?;
+        let mut counters = rows.counters().await?;
+        counters.virgin_from = self.space().virgin_from();
+        rows.set_counters(counters).await?;
+        Ok(Some(run))
+    }
+
+    /// Opens an extent whose row is durable.
+    pub async fn adopt(&self, run: BlockRun, taken: &[BlockAddr]) -> Result<(), CatalogueError> {
+        let view = self.catalogue.read().await;
+        let missing = self.space().missing_for_run(run);
+        self.load_bitmap(&view, missing).await?;
+        self.space().adopt(run.start, taken)?;
+        Ok(())
+    }
+
+    /// Grants `disk` extents until it can take `count` blocks; `false` where the store is full.
+    pub async fn grant(
+        &self,
+        disk: DiskId,
+        count: u64,
+        need: Need,
+    ) -> Result<bool, CatalogueError> {
+        loop {
+            let have = self.space().arena_free(disk);
+            if have >= count {
+                return Ok(true);
+            }
+            let mut commit = self.catalogue.begin(PoolNeed::Release).await?;
+            // Somebody else's grant may have come first while we waited for the commit.
+            let have = self.space().arena_free(disk);
+            if have >= count {
+                return Ok(true);
+            }
+            let Some(run) = self.plan_extent(&mut commit, disk, count - have, need).await? else {
+                return Ok(false);
+            };
+            let durable = match commit.stage(&[]) {
+                Ok(staged) => staged.durable().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = durable {
+                self.space().abandon(run.start)?;
+                return Err(error);
+            }
+            self.adopt(run, &[]).await?;
+        }
+    }
+
+    /// Freed by a durable commit: used again once nobody can be reading them.
+    pub fn free_committed(&self, blocks: &[BlockAddr]) {
+        self.gate.defer(blocks);
+    }
+
+    /// Taken, never in a tree, and done with: as above.
+    pub fn free_taken(&self, blocks: &[BlockAddr]) {
+        if !blocks.is_empty() {
+            self.space().retire(blocks);
+            self.gate.defer(blocks);
+        }
+    }
+}
+
+/// Where the chain of one disk gets its blocks.
+pub struct DiskSpace {
+    pub store: Arc<Store>,
+    pub disk: DiskId,
+}
+
+impl ChainSpace for DiskSpace {
+    fn take(&self, near: Option<BlockAddr>, count: u64) -> Option<Vec<BlockRun>> {
+        self.store.space().take(self.disk, near, count)
+    }
+
+    fn refill(&self, count: u64) -> RefillFuture {
+        let (store, disk) = (Arc::clone(&self.store), self.disk);
+        // Whether there is room for this write was decided when it was admitted.
+        Box::pin(async move {
+            match store.grant(disk, count, Need::Overwrite).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(SpaceError::Full),
+                Err(error) => Err(SpaceError::Failed(Arc::new(error))),
+            }
+        })
+    }
+
+    fn give_back(&self, blocks: &[BlockAddr]) {
+        self.store.free_taken(blocks);
+    }
+}

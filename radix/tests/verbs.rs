@@ -1,0 +1,175 @@
+//! Each verb, once, on the simulated machine: what it promises, and that `check` agrees.
+
+use std::sync::Arc;
+
+use bough_blockstore::sim::{CrashKind, Sim};
+use bough_blockstore::{BlockCount, Device, Runtime};
+use bough_radix::{
+    DeleteOptions, Disk, DiskName, Engine, EngineConfig, EngineError, Piece, SnapshotName,
+    VersionName,
+};
+
+const MIB: u64 = 1 << 20;
+
+fn disk_name(text: &str) -> DiskName {
+    text.parse().unwrap()
+}
+
+fn snap_name(text: &str) -> SnapshotName {
+    text.parse().unwrap()
+}
+
+fn version(text: &str) -> VersionName {
+    text.parse().unwrap()
+}
+
+async fn fill(disk: &Arc<Disk>, offset: u64, length: usize, byte: u8) {
+    disk.write(offset, length, &mut |_, piece| piece.fill(byte)).await.unwrap();
+}
+
+async fn bytes(disk: &Arc<Disk>, offset: u64, length: usize) -> Vec<u8> {
+    let mut out = vec![0xEE; length];
+    disk.read(offset, length, &mut |at, piece| match piece {
+        Piece::Bytes(bytes) => out[at..at + bytes.len()].copy_from_slice(bytes),
+        Piece::Zeros(count) => out[at..at + count].fill(0),
+    })
+    .await
+    .unwrap();
+    out
+}
+
+async fn open(sim: &Sim, device: Arc<dyn Device>) -> Engine {
+    let runtime: Arc<dyn Runtime> = sim.runtime();
+    Engine::open(device, runtime, EngineConfig::default()).await.unwrap()
+}
+
+async fn new_engine(sim: &Sim) -> Engine {
+    let device: Arc<dyn Device> = sim.create_device(BlockCount::covering(64 * MIB));
+    Engine::format(Arc::clone(&device), sim.runtime()).await.unwrap();
+    open(sim, device).await
+}
+
+async fn assert_clean(engine: &Engine) {
+    let report = engine.check().await.unwrap();
+    assert!(report.findings.is_empty(), "{:#?}", report.findings);
+}
+
+#[test]
+fn what_is_written_is_read_at_any_sector() {
+    let sim = Sim::new(1);
+    sim.run(async {
+        let engine = new_engine(&sim).await;
+        engine.create_disk(&disk_name("web"), 8 * MIB).await.unwrap();
+        let disk = engine.disk(&disk_name("web")).await.unwrap();
+        assert_eq!(bytes(&disk, 0, 8192).await, vec![0; 8192]);
+        fill(&disk, 4096, 12288, 7).await;
+        fill(&disk, 4096 + 512, 512, 9).await;
+        let read = bytes(&disk, 4096, 2048).await;
+        assert!(read[..512].iter().all(|b| *b == 7));
+        assert!(read[512..1024].iter().all(|b| *b == 9));
+        assert!(read[1024..].iter().all(|b| *b == 7));
+        disk.discard(8192, 4096).await.unwrap();
+        assert_eq!(bytes(&disk, 8192, 4096).await, vec![0; 4096]);
+        disk.flush().await.unwrap();
+        engine.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_snapshot_keeps_what_the_head_overwrites_and_clones_branch_from_it() {
+    let sim = Sim::new(2);
+    sim.run(async {
+        let engine = new_engine(&sim).await;
+        engine.create_disk(&disk_name("web"), 8 * MIB).await.unwrap();
+        let disk = engine.disk(&disk_name("web")).await.unwrap();
+        fill(&disk, 0, 65536, 1).await;
+        engine.snapshot(&[snap_name("web@one")]).await.unwrap();
+        fill(&disk, 0, 4096, 2).await;
+        engine.clone_disks(&version("web@one"), &[disk_name("copy")]).await.unwrap();
+        let copy = engine.disk(&disk_name("copy")).await.unwrap();
+        assert_eq!(bytes(&copy, 0, 8192).await, vec![1; 8192]);
+        fill(&copy, 4096, 4096, 3).await;
+        assert_eq!(bytes(&copy, 0, 4096).await, vec![1; 4096]);
+        assert_eq!(bytes(&disk, 0, 4096).await, vec![2; 4096]);
+        assert_eq!(bytes(&disk, 4096, 4096).await, vec![1; 4096]);
+        assert_clean(&engine).await;
+        engine.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_rollback_drops_changes_and_deletes_release_all_space() {
+    let sim = Sim::new(3);
+    sim.run(async {
+        let engine = new_engine(&sim).await;
+        let before = engine.status().await.unwrap().used_bytes;
+        engine.create_disk(&disk_name("web"), 8 * MIB).await.unwrap();
+        let disk = engine.disk(&disk_name("web")).await.unwrap();
+        fill(&disk, 0, 65536, 1).await;
+        engine.snapshot(&[snap_name("web@one")]).await.unwrap();
+        fill(&disk, 0, 65536, 2).await;
+        let report = engine.rollback(&snap_name("web@one"), false).await.unwrap();
+        assert_eq!(report.dropped_bytes, 65536);
+        assert_eq!(bytes(&disk, 0, 65536).await, vec![1; 65536]);
+        engine.drain_reclaim().await.unwrap();
+        assert_clean(&engine).await;
+        let options = DeleteOptions { recursive: false, dry_run: false };
+        let refused = engine.delete(&[version("web")], options).await.unwrap_err();
+        assert!(matches!(refused, EngineError::HasSnapshots { .. }), "{refused}");
+        let options = DeleteOptions { recursive: true, dry_run: false };
+        engine.delete(&[version("web")], options).await.unwrap();
+        engine.drain_reclaim().await.unwrap();
+        assert_clean(&engine).await;
+        assert_eq!(engine.status().await.unwrap().used_bytes, before);
+        assert!(engine.list().await.unwrap().is_empty());
+        engine.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_power_cut_keeps_everything_that_was_flushed() {
+    let sim = Sim::new(4);
+    sim.run(async {
+        let engine = new_engine(&sim).await;
+        engine.create_disk(&disk_name("web"), 8 * MIB).await.unwrap();
+        let disk = engine.disk(&disk_name("web")).await.unwrap();
+        fill(&disk, 0, 65536, 1).await;
+        engine.snapshot(&[snap_name("web@one")]).await.unwrap();
+        fill(&disk, 0, 4096, 2).await;
+        disk.flush().await.unwrap();
+    });
+    let image = sim.crash(CrashKind::PowerCut);
+    let device: Arc<dyn Device> = sim.open_device(image);
+    sim.run(async {
+        let engine = open(&sim, device).await;
+        let disk = engine.disk(&disk_name("web")).await.unwrap();
+        assert_eq!(bytes(&disk, 0, 4096).await, vec![2; 4096]);
+        assert_eq!(bytes(&disk, 4096, 4096).await, vec![1; 4096]);
+        let reader = engine.reader(&version("web@one")).await.unwrap();
+        let mut out = vec![0; 8192];
+        reader.read(0, &mut out).await.unwrap();
+        assert_eq!(out, vec![1; 8192]);
+        assert_clean(&engine).await;
+    });
+}
+
+#[test]
+fn a_disk_cut_short_reads_zeros_when_it_grows_again() {
+    let sim = Sim::new(5);
+    sim.run(async {
+        let engine = new_engine(&sim).await;
+        engine.create_disk(&disk_name("web"), 8 * MIB).await.unwrap();
+        let disk = engine.disk(&disk_name("web")).await.unwrap();
+        fill(&disk, 0, 65536, 1).await;
+        let refused = engine.resize(&disk_name("web"), 6144, false).await.unwrap_err();
+        assert!(matches!(refused, EngineError::WouldShrink { .. }), "{refused}");
+        engine.resize(&disk_name("web"), 6144, true).await.unwrap();
+        assert_eq!(disk.size_bytes(), 6144);
+        engine.resize(&disk_name("web"), 16 * MIB, false).await.unwrap();
+        let read = bytes(&disk, 0, 65536).await;
+        assert!(read[..6144].iter().all(|b| *b == 1));
+        assert!(read[6144..].iter().all(|b| *b == 0));
+        assert_clean(&engine).await;
+        engine.close().await.unwrap();
+    });
+}
