@@ -4,6 +4,7 @@
 //! record that anybody was told is durable is returned, or its loss is reported as damage; what is
 //! returned is a prefix of the chain that ends between groups.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::addr::{BLOCK_BYTES, BlockAddr, BlockRun, Epoch, Nonce, Sequence, to_u64, to_usize};
@@ -65,11 +66,28 @@ pub enum ScanEnd {
 pub struct Scan {
     /// The records that count, in order.
     pub records: Vec<ScannedRecord>,
-    /// The highest record that some valid header says was synced. A requirement of a record up
-    /// to here needs no check: its commit was completed.
+    /// The highest record that the headers of `records` say was synced. A requirement of a record
+    /// up to here needs no check: its commit was completed. (Headers beyond the end may say more,
+    /// but nobody keeps them: a recovery that is cut short and begun again may not find them.)
     pub known_synced: Sequence,
     /// How it ended.
     pub end: ScanEnd,
+}
+
+impl Scan {
+    /// Every block that reading the chain again from `start` needs, and that must therefore keep
+    /// its contents until a durable commit no longer names the chain: headers, and the data of
+    /// records that would be verified again. Data of records known synced is among them only
+    /// where it has not been replaced: that is for the owner to say, who replays the entries.
+    pub fn blocks_needed(&self, start: &ChainStart) -> BTreeSet<BlockAddr> {
+        let headers = self.records.iter().map(|record| record.header_at);
+        let verified = self.records.iter().filter(|record| record.sequence > self.known_synced);
+        let data = verified.flat_map(|record| &record.entries).filter_map(|entry| match entry {
+            ChainEntry::Data { addr, .. } => Some(*addr),
+            ChainEntry::Zero { .. } | ChainEntry::Require { .. } => None,
+        });
+        headers.chain(data).chain([start.at]).collect()
+    }
 }
 
 /// Why a chain could not be read.
@@ -115,9 +133,10 @@ pub async fn scan(
     let (at, sequence) = first_missing;
     let promised = beyond(device, start.nonce, first_missing, limits, extents).await.max(known);
     let damaged = promised >= sequence;
+    let records: Vec<_> = walked.into_iter().map(|(record, _)| record).collect();
     Ok(Scan {
-        records: walked.into_iter().map(|(record, _)| record).collect(),
-        known_synced: promised,
+        known_synced: records.iter().map(|record| record.synced_upto).fold(before, Ord::max),
+        records,
         end: if damaged { ScanEnd::Damaged { at, sequence } } else { ScanEnd::Clean },
     })
 }

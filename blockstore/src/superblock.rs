@@ -197,7 +197,8 @@ fn choose(
 }
 
 /// Makes `superblock` the store's: first copy, sync, second copy, sync. Durable from the first
-/// sync on; what the old pair named may be reused when this returns.
+/// sync on, as far as no rot befalls the first copy: only when this returns may what the old pair
+/// named be reused, and anybody be answered on the strength of the new one.
 ///
 /// # Errors
 /// Where the medium fails; the store must then halt.

@@ -73,15 +73,23 @@ impl Batch {
     }
 }
 
+/// Whether what is staged counts by itself, or only if other chains hold what it requires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Terms {
+    Plain,
+    Requiring,
+}
+
 /// Records that are sealed and answered together: one, or a group.
 pub(super) struct Staged {
     pub answer: Arc<Answer>,
     pub batches: Vec<Batch>,
+    pub terms: Terms,
 }
 
 impl Staged {
-    pub fn new() -> Self {
-        Self { answer: Arc::default(), batches: vec![Batch::new()] }
+    pub fn new(terms: Terms) -> Self {
+        Self { answer: Arc::default(), batches: vec![Batch::new()], terms }
     }
 
     /// The batch that is being filled.

@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::addr::{BLOCK_BYTES, BlockAddr, Epoch, Nonce, Sequence, VirtualBlock, VirtualRange};
-use crate::chain::batch::{Batch, Staged};
+use crate::chain::batch::{Batch, Staged, Terms};
 use crate::chain::state::State;
 use crate::chain::ticket::Answer;
 use crate::device::{Device, Runtime};
@@ -105,7 +105,7 @@ impl Chain {
         fill: &mut dyn FnMut(&mut [u8; BLOCK_BYTES]),
     ) -> Result<Ticket, ChainFault> {
         self.stage(|state, config| {
-            let staged = room_for(state, config, 1, 1);
+            let staged = room_for(state, config, Terms::Plain, (1, 1));
             staged.last().push_block(vba, fill, config);
             Arc::clone(&staged.answer)
         })
@@ -122,19 +122,24 @@ impl Chain {
     /// Stages writes that recovery will find wholly or not at all, however many records they
     /// take. They share a record with others where they fit in one. Zeros apply before blocks.
     ///
+    /// A group that requires something holds up what follows it until it is synced: so whatever
+    /// comes later in the chain says that it was, and recovery judges requirements by chains
+    /// that nothing later has cut off.
+    ///
     /// # Errors
     /// Where the chain takes no more writes.
     pub fn stage_group(self: &Arc<Self>, group: &Group<'_>) -> Result<Ticket, ChainFault> {
         let others = group.zeros.len() + group.requires.len();
         let entries = others + group.blocks.len();
+        let terms = if group.requires.is_empty() { Terms::Plain } else { Terms::Requiring };
         self.stage(|state, config| {
             if Batch::would_fit(entries, group.blocks.len(), config) {
-                let staged = room_for(state, config, entries, group.blocks.len());
+                let staged = room_for(state, config, terms, (entries, group.blocks.len()));
                 staged.put(group, config);
                 Arc::clone(&staged.answer)
             } else {
                 state.close_open();
-                let mut staged = Staged::new();
+                let mut staged = Staged::new(terms);
                 staged.put(group, config);
                 let answer = Arc::clone(&staged.answer);
                 state.queue.push_back(staged);
@@ -329,16 +334,19 @@ impl Chain {
     }
 }
 
-/// The batch being filled, if so much still fits; a fresh one otherwise.
+/// The batch being filled, if so many entries and data blocks still fit; a fresh one otherwise.
+/// What requires something shares no record with what does not: see the sealer.
 fn room_for<'a>(
     state: &'a mut State,
     config: &ChainConfig,
-    entries: usize,
-    data_blocks: usize,
+    terms: Terms,
+    (entries, data_blocks): (usize, usize),
 ) -> &'a mut Staged {
-    let fits = |staged: &mut Staged| staged.last().has_room(entries, data_blocks, config);
+    let fits = |staged: &mut Staged| {
+        staged.terms == terms && staged.last().has_room(entries, data_blocks, config)
+    };
     if !state.open.as_mut().is_some_and(fits) {
         state.close_open();
     }
-    state.open.get_or_insert_with(Staged::new)
+    state.open.get_or_insert_with(|| Staged::new(terms))
 }

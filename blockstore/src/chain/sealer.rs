@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::addr::{BlockAddr, BlockRun};
-use crate::chain::batch::Staged;
+use crate::chain::batch::{Staged, Terms};
 use crate::chain::state::{Flying, RecordWrite};
 use crate::chain::{Chain, ChainFault};
 
@@ -19,6 +19,7 @@ impl Chain {
         self.runtime.yield_now().await;
         loop {
             self.wait_until(|state| state.writing < self.config.max_inflight).await;
+            self.pass_barrier().await;
             let Some(staged) = self.pop_staged_or_end() else {
                 self.progress.notify_waiters();
                 return;
@@ -27,6 +28,17 @@ impl Chain {
                 Ok(runs) => self.seal_and_send(staged, &runs).await,
                 Err(fault) => self.refuse(&staged, fault),
             }
+        }
+    }
+
+    /// Nothing is sealed after a record that requires something until that is synced. What comes
+    /// later may have other chains cut off; once it has, the requirement could not be judged any
+    /// more, and must be known to have been met.
+    async fn pass_barrier(self: &Arc<Self>) {
+        let upto = self.lock_state().last_requiring;
+        if self.published_upto(upto).await.is_ok() {
+            // A failure is the chain's fault by now, and answers whatever is staged.
+            let _ = self.synced(upto).await;
         }
     }
 
@@ -74,7 +86,7 @@ impl Chain {
             return false;
         }
         let Some(runs) = self.take(1) else { return false };
-        let empty = Staged::new();
+        let empty = Staged::new(Terms::Plain);
         let answer = Arc::clone(&empty.answer);
         self.seal_and_send(empty, &runs).await;
         match answer.wait().await {

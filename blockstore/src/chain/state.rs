@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::addr::{BlockAddr, BlockRun, Epoch, Sequence};
 use crate::buffer::BlockSlice;
-use crate::chain::batch::{Staged, StagedEntry};
+use crate::chain::batch::{Staged, StagedEntry, Terms};
 use crate::chain::reuse::Reuse;
 use crate::chain::ticket::Answer;
 use crate::chain::{ChainFault, ChainStart, PublishedRecord};
@@ -77,6 +77,8 @@ pub(super) struct State {
     pub published_bytes: u64,
     pub synced: Sequence,
     pub synced_bytes: u64,
+    /// The last record that requires something of other chains.
+    pub last_requiring: Sequence,
     /// The highest record that somebody wants synced.
     pub sync_wanted: Sequence,
     pub reuse: Reuse,
@@ -105,6 +107,7 @@ impl State {
             published_bytes: 0,
             synced: before,
             synced_bytes: 0,
+            last_requiring: before,
             sync_wanted: before,
             reuse: Reuse::new(),
             fault: None,
@@ -167,6 +170,9 @@ impl State {
             self.seal_at.previous_crc = header_crc;
         }
         assert!(blocks.next().is_none(), "take returned too many blocks");
+        if staged.terms == Terms::Requiring {
+            self.last_requiring = Sequence(self.seal_at.sequence.0 - 1);
+        }
         self.flying.push_back(Flying { answer: staged.answer, records, fault: None });
         writes
     }

@@ -4,7 +4,7 @@
 use super::history::{Variant, run};
 use crate::chain::Sabotage;
 
-const HISTORIES: u64 = 300;
+const HISTORIES: u64 = 200;
 
 #[test]
 fn what_was_answered_survives_a_kill_and_what_was_flushed_a_power_cut() {
@@ -14,6 +14,11 @@ fn what_was_answered_survives_a_kill_and_what_was_flushed_a_power_cut() {
 #[test]
 fn promises_made_before_a_failed_write_or_sync_are_kept() {
     assert_kept("a failure in each", Variant { failures: true, ..Variant::default() });
+}
+
+#[test]
+fn a_mirrored_chain_survives_the_rot_of_single_copies() {
+    assert_kept("mirrored", Variant { mirrored: true, ..Variant::default() });
 }
 
 fn assert_kept(what: &str, variant: Variant) {

@@ -7,17 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::kit::{Committed, Owner, Step, contents, stamped};
-use crate::addr::{BlockAddr, BlockCount, BlockRun, DiskId, Epoch, Nonce, Sequence, VirtualBlock};
-use crate::chain::{Chain, ChainConfig, ChainFault, Group, Sabotage, Ticket};
+use crate::addr::{
+    BlockAddr, BlockCount, BlockRun, DiskId, Epoch, Nonce, Sequence, VirtualBlock, to_usize,
+};
+use crate::buffer::BlockBuf;
+use crate::chain::{Chain, ChainConfig, ChainFault, ChainStart, Group, Sabotage, Ticket};
 use crate::device::{Device, Operation, Runtime};
+use crate::mirror::Mirrored;
 use crate::record::ChainEntry;
-use crate::scan::{Scan, ScanEnd, ScanLimits, scan};
+use crate::scan::{Scan, ScanEnd, ScanLimits, ScannedRecord, scan};
 use crate::sim::{CrashKind, Mishap, Sim, SimDevice, SimImage, SimRng};
+use crate::superblock::PoolRun;
 
 const CLIENTS: u64 = 4;
 const STEPS: u64 = 60;
 const DISK_BLOCKS: u64 = 24;
 const EXTENT: BlockRun = BlockRun { start: BlockAddr::of(3), count: 150 };
+const POOL: PoolRun =
+    PoolRun { primary: EXTENT.start, mirror: BlockAddr::of(EXTENT.end()), count: EXTENT.count };
 const LIVES: usize = 3;
 
 /// How a history breaks the rules on purpose.
@@ -28,6 +35,8 @@ pub struct Variant {
     pub one_nonce: bool,
     /// In every life one write or one sync fails.
     pub failures: bool,
+    /// Every block is kept twice, and after each crash one copy of some blocks rots.
+    pub mirrored: bool,
 }
 
 /// A promise that was not kept.
@@ -39,6 +48,8 @@ pub enum Violation {
     WrongEntry { found: ChainEntry },
     WrongContents { vba: VirtualBlock },
     EpochsRunBackwards,
+    OtherAtSecondSight,
+    RequirementLeftBehind,
     FalseDamage { sequence: Sequence },
 }
 
@@ -57,17 +68,26 @@ struct History {
 pub fn run(seed: u64, variant: Variant) -> Result<usize, Violation> {
     let sim = Sim::new(seed);
     let mut rng = sim.fork_rng();
-    let mut image = SimImage::used_before(BlockCount(EXTENT.end() + 5), seed);
+    let mut image = SimImage::used_before(BlockCount(2 * EXTENT.end() + 5), seed);
     let mut steps = 0;
     for _ in 0..LIVES {
         let kind = if rng.chance(1, 2) { CrashKind::Kill } else { CrashKind::PowerCut };
         let (history, committed) = live(&sim, image, &mut rng, variant);
         image = sim.crash(kind);
-        let device: Arc<dyn Device> = sim.open_device(image);
-        // Recovery may crash as well: what it found must be found again.
-        let again = sim.run(judge(&device, &history, committed, kind));
-        again?;
+        if variant.mirrored {
+            rot_single_copies(&mut image, &mut rng);
+        }
+        let device = medium(sim.open_device(image), variant);
+        // Recovery may crash and begin again: it changes nothing, and finds the same.
+        let found = sim.run(judge(&device, &history, committed, kind))?;
+        // A recovery that is cut short has synced, and written where it may; the next one finds
+        // the same.
         sim.run(device.sync()).expect("no faults here");
+        sim.run(scribble(&device, &committed.start, &found, &mut rng));
+        let again = sim.run(judge(&device, &history, committed, CrashKind::PowerCut))?;
+        if again.records != found.records {
+            return Err(Violation::OtherAtSecondSight);
+        }
         steps += history.steps.len();
         drop(device);
         image = sim.crash(CrashKind::PowerCut);
@@ -80,7 +100,7 @@ fn live(sim: &Sim, image: SimImage, rng: &mut SimRng, variant: Variant) -> (Hist
     if variant.failures {
         plan_a_failure(&device, rng);
     }
-    let device: Arc<dyn Device> = device;
+    let device = medium(device, variant);
     let runtime: Arc<dyn Runtime> = sim.runtime();
     let nonce = if variant.one_nonce { Nonce([7; 16]) } else { Nonce(runtime.random()) };
     let config = config(rng, variant.sabotage);
@@ -110,6 +130,21 @@ fn live(sim: &Sim, image: SimImage, rng: &mut SimRng, variant: Variant) -> (Hist
     }
     let history = history.take();
     (history, owner.committed())
+}
+
+/// The device as the chain sees it.
+fn medium(device: Arc<SimDevice>, variant: Variant) -> Arc<dyn Device> {
+    if variant.mirrored { Mirrored::new(device, vec![POOL]) } else { device }
+}
+
+/// Of no block both copies.
+fn rot_single_copies(image: &mut SimImage, rng: &mut SimRng) {
+    for index in 0..POOL.count {
+        if rng.chance(1, 4) {
+            let copy = if rng.chance(1, 2) { POOL.primary } else { POOL.mirror };
+            image.damage(copy.plus(index), |block| block[to_usize(rng.below(4096))] ^= 1);
+        }
+    }
 }
 
 fn plan_a_failure(device: &SimDevice, rng: &mut SimRng) {
@@ -256,7 +291,7 @@ async fn judge(
     history: &History,
     committed: Committed,
     kind: CrashKind,
-) -> Result<(), Violation> {
+) -> Result<Scan, Violation> {
     let found = scan(device, &committed.start, ScanLimits::default(), &[EXTENT])
         .await
         .expect("no faults here");
@@ -273,7 +308,35 @@ async fn judge(
         return Err(Violation::Lost { kind, found: steps, promised });
     }
     judge_entries(&found, &history.steps[..steps], committed)?;
-    judge_contents(device, &found, &contents(&history.steps[..steps])).await
+    judge_contents(device, &found, &contents(&history.steps[..steps])).await?;
+    Ok(found)
+}
+
+/// What a recovery may do to a store before it has committed anything.
+async fn scribble(device: &Arc<dyn Device>, start: &ChainStart, found: &Scan, rng: &mut SimRng) {
+    let mut needed = found.blocks_needed(start);
+    needed.extend(replay(found).into_values());
+    for at in EXTENT.blocks().filter(|at| !needed.contains(at)) {
+        let mut garbage = BlockBuf::zeroed(1);
+        rng.fill(&mut garbage);
+        device.write(at, garbage.share()).await.expect("no faults here");
+    }
+}
+
+fn replay(found: &Scan) -> BTreeMap<VirtualBlock, BlockAddr> {
+    let mut overlay = BTreeMap::new();
+    for entry in found.records.iter().flat_map(|record| &record.entries) {
+        match entry {
+            ChainEntry::Data { vba, addr, .. } => {
+                overlay.insert(*vba, *addr);
+            }
+            ChainEntry::Zero { range } => {
+                overlay.retain(|vba: &VirtualBlock, _| !range.contains(&vba.raw()));
+            }
+            ChainEntry::Require { .. } => {}
+        }
+    }
+    overlay
 }
 
 /// How many steps have so many entries; none may be there in part.
@@ -300,11 +363,17 @@ fn judge_entries(found: &Scan, steps: &[Step], committed: Committed) -> Result<(
             return Err(Violation::WrongEntry { found: entry.clone() });
         }
     }
-    if found.records.is_sorted_by_key(|record| record.epoch) {
-        Ok(())
-    } else {
-        Err(Violation::EpochsRunBackwards)
+    if !found.records.is_sorted_by_key(|record| record.epoch) {
+        return Err(Violation::EpochsRunBackwards);
     }
+    let requires = |record: &&ScannedRecord| {
+        record.entries.iter().any(|entry| matches!(entry, ChainEntry::Require { .. }))
+    };
+    let last = found.records.iter().rev().find(requires).map(|record| record.sequence);
+    let covered = |record: &ScannedRecord| last.is_none_or(|last| record.synced_upto >= last);
+    let after =
+        found.records.iter().filter(|record| last.is_some_and(|last| record.sequence > last));
+    if after.into_iter().all(covered) { Ok(()) } else { Err(Violation::RequirementLeftBehind) }
 }
 
 enum Expected {
@@ -326,24 +395,23 @@ async fn judge_contents(
     found: &Scan,
     model: &BTreeMap<VirtualBlock, u64>,
 ) -> Result<(), Violation> {
-    let mut overlay = BTreeMap::new();
-    for entry in found.records.iter().flat_map(|record| &record.entries) {
-        match entry {
-            ChainEntry::Data { vba, addr, .. } => {
-                overlay.insert(*vba, *addr);
-            }
-            ChainEntry::Zero { range } => {
-                overlay.retain(|vba: &VirtualBlock, _| !range.contains(&vba.raw()));
-            }
-            ChainEntry::Require { .. } => {}
-        }
-    }
-    for (vba, addr) in overlay {
-        let block = device.read(addr, 1).await.expect("no faults here");
-        let right = model.get(&vba).is_some_and(|stamp| block[..] == stamped(*stamp)[..]);
-        if !right {
+    for (vba, addr) in replay(found) {
+        let stamp = model.get(&vba).copied();
+        if !reads_as(device, addr, stamp.map(stamped)).await {
             return Err(Violation::WrongContents { vba });
         }
     }
     Ok(())
+}
+
+/// Whether either copy does; the tree's readers know by the CRC.
+async fn reads_as(device: &Arc<dyn Device>, addr: BlockAddr, expected: Option<[u8; 4096]>) -> bool {
+    let same = |buf: &BlockBuf| expected.is_some_and(|expected| buf[..] == expected[..]);
+    if same(&device.read(addr, 1).await.expect("no faults here")) {
+        return true;
+    }
+    match device.read_mirror(addr, 1) {
+        Some(second) => same(&second.await.expect("no faults here")),
+        None => false,
+    }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::kit::{Owner, stamped};
-use crate::addr::{BlockAddr, BlockCount, BlockRun, Nonce, VirtualBlock};
+use crate::addr::{BlockAddr, BlockCount, BlockRun, DiskId, Nonce, Sequence, VirtualBlock};
 use crate::chain::{Chain, ChainConfig, ChainFault, Group, Ticket};
 use crate::device::{Device, Runtime};
-use crate::scan::{ScanEnd, ScanLimits, scan};
+use crate::scan::{Scan, ScanEnd, ScanLimits, scan};
 use crate::sim::{CrashKind, Sim, SimDevice};
 
 pub const EXTENT: BlockRun = BlockRun { start: BlockAddr::of(2), count: 600 };
@@ -56,12 +56,16 @@ impl Bench {
 
     /// Entries that a recovery finds after a power cut, and how it ends.
     pub fn entries_after_power_cut(&self) -> (usize, ScanEnd) {
+        let found = self.scan_after_power_cut();
+        (found.records.iter().map(|record| record.entries.len()).sum(), found.end)
+    }
+
+    fn scan_after_power_cut(&self) -> Scan {
         let start = self.owner.committed().start;
         let image = self.sim.crash(CrashKind::PowerCut);
         let device: Arc<dyn Device> = self.sim.open_device(image);
         let limits = ScanLimits::default();
-        let found = self.sim.run(scan(&device, &start, limits, &[EXTENT])).expect("healthy");
-        (found.records.iter().map(|record| record.entries.len()).sum(), found.end)
+        self.sim.run(scan(&device, &start, limits, &[EXTENT])).expect("healthy")
     }
 }
 
@@ -235,4 +239,28 @@ fn a_commit_gives_back_the_headers_and_the_chain_goes_on() {
     });
     assert_eq!(bench.owner.committed().entries, 50);
     assert_eq!(bench.entries_after_power_cut(), (1, ScanEnd::Clean));
+}
+
+#[test]
+fn nothing_joins_or_follows_a_requirement_before_it_is_synced() {
+    let bench = Bench::new(ChainConfig::default());
+    bench.sim.run(async {
+        let requires = [(DiskId(4), Sequence(9))];
+        let group = Group { requires: &requires, ..Group::default() };
+        bench.write(0, 0);
+        bench.chain.stage_group(&group).expect("healthy");
+        bench.chain.stage_group(&group).expect("healthy");
+        let last = bench.write(1, 1);
+        bench.chain.published(last).await.expect("healthy");
+    });
+    let found = bench.scan_after_power_cut();
+    let entries: Vec<_> = found.records.iter().map(|record| record.entries.len()).collect();
+    assert_eq!(entries[..2], [1, 2]);
+    let published = bench.owner.published();
+    let lengths: Vec<_> = published.iter().map(|record| record.entries.len()).collect();
+    assert_eq!(lengths, [1, 2, 1]);
+    assert_eq!(bench.owner.published()[1].sequence, Sequence(2));
+    if let Some(third) = found.records.get(2) {
+        assert!(third.synced_upto >= Sequence(2));
+    }
 }
