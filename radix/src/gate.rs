@@ -111,7 +111,7 @@ mod tests {
         gate.defer(&[BlockAddr::of(1)]);
         let late = gate.enter();
         gate.defer(&[BlockAddr::of(2)]);
-        assert_eq!(released(), []);
+        assert!(released().is_empty());
         drop(early);
         assert_eq!(released(), [1]);
         drop(late);

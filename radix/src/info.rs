@@ -102,6 +102,10 @@ pub struct StoreStatus {
     pub catalogue_bytes: u64,
     /// Of that, in use.
     pub catalogue_used_bytes: u64,
+    /// Tree nodes held in memory.
+    pub cache_bytes: u64,
+    /// The most that may be.
+    pub cache_budget_bytes: u64,
     /// Deleted versions whose blocks are still being reclaimed.
     pub reclaiming: u64,
     /// How many disks there are.

@@ -30,6 +30,7 @@ pub struct Mapping {
     pub entry: Entry,
 }
 
+#[cfg(test)]
 /// The entry of one block, from cached nodes alone.
 ///
 /// # Errors

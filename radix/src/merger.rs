@@ -294,7 +294,7 @@ impl<'a, S: NodeSink> Merger<'a, S> {
     ) -> Result<Option<Arc<Node>>, TreeError> {
         match self.cache.fetch(entry, position).await {
             Err(error) if self.context.on_damage == OnDamage::GiveUp => {
-                self.done.unreadable.push(Unreadable { position, entry: *entry, error });
+                self.done.unreadable.push(Unreadable { position, error });
                 Ok(None)
             }
             other => other.map(Some),

@@ -112,11 +112,6 @@ impl Overlay {
         self.points.is_empty() && self.history.is_empty() && self.zeros.is_empty()
     }
 
-    /// The blocks mapped inside `range` in the head's view, ascending.
-    pub fn points_in(&self, range: VirtualRange) -> impl Iterator<Item = (u64, &Point)> {
-        self.points.range(range).map(|(&b, p)| (b, p))
-    }
-
     /// Every block of the store that the overlay refers to.
     pub fn addresses(&self) -> impl Iterator<Item = BlockAddr> + '_ {
         self.points.values().chain(self.history.iter().map(|(_, p)| p)).map(|p| p.addr)
@@ -149,10 +144,13 @@ impl Overlay {
     }
 }
 
+/// One epoch's points, and its zeroed ranges.
+type Step<'a> = (Vec<(u64, Point)>, Option<&'a RangeSet>);
+
 /// The epochs that one surviving version takes, each with its points and zeroed ranges.
 #[derive(Default)]
 struct FlatLayer<'a> {
-    steps: BTreeMap<Epoch, (Vec<(u64, Point)>, Option<&'a RangeSet>)>,
+    steps: BTreeMap<Epoch, Step<'a>>,
 }
 
 impl FlatLayer<'_> {

@@ -42,6 +42,9 @@ impl RangeSet {
 
     /// Removes every block of `range`.
     pub fn remove(&mut self, range: VirtualRange) {
+        if range.is_empty() {
+            return;
+        }
         while let Some((&s, &e)) = self.ends.range(..range.end).next_back() {
             if e <= range.start {
                 break;

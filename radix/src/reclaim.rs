@@ -154,7 +154,7 @@ impl Sweep<'_> {
 
     async fn open(&mut self, position: Position, entry: Entry, child: At) -> Result<(), TreeError> {
         let opened = self.open_both(position, entry, child).await;
-        if let Some((victim, child)) = self.tolerate(position, entry, opened)? {
+        if let Some((victim, child)) = self.tolerate(position, opened)? {
             let next_slot = self.first_slot(position);
             self.open.push(Swept { position, pointer: entry, victim, child, next_slot });
         }
@@ -185,19 +185,18 @@ impl Sweep<'_> {
     async fn child_at_top(&mut self, position: Position) -> Result<Option<At>, TreeError> {
         let Some(root) = self.reclaim.child else { return Ok(Some(At::Entry(Entry::HOLE))) };
         let at = at_height(self.cache, root, position.level).await;
-        self.tolerate(position, self.reclaim.victim.top, at)
+        self.tolerate(position, at)
     }
 
     /// What cannot be compared cannot be freed.
     fn tolerate<T>(
         &mut self,
         position: Position,
-        entry: Entry,
         result: Result<T, TreeError>,
     ) -> Result<Option<T>, TreeError> {
         match result {
             Err(error) if self.reclaim.on_damage == OnDamage::GiveUp => {
-                self.step.unreadable.push(Unreadable { position, entry, error });
+                self.step.unreadable.push(Unreadable { position, error });
                 Ok(None)
             }
             other => other.map(Some),

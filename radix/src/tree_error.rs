@@ -2,7 +2,7 @@
 
 use bough_blockstore::{BlockAddr, DeviceError};
 
-use crate::node::{Entry, NodeFault};
+use crate::node::NodeFault;
 use crate::path::Position;
 
 /// Why a node could not be had.
@@ -45,8 +45,6 @@ pub enum OnDamage {
 pub struct Unreadable {
     /// Where it hung.
     pub position: Position,
-    /// The pointer to its node.
-    pub entry: Entry,
     /// Why.
     pub error: TreeError,
 }

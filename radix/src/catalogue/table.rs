@@ -177,11 +177,6 @@ where
         }
     }
 
-    /// The extent that begins at `start`.
-    pub async fn get_extent(&self, start: BlockAddr) -> Result<Option<ExtentRow>, P::Error> {
-        self.read(&keys::extent(start)).await
-    }
-
     /// Adds or replaces an extent.
     pub async fn put_extent(&mut self, row: &ExtentRow) -> Result<(), P::Error> {
         self.write(&keys::extent(row.run.start), row).await

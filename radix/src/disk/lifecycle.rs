@@ -19,41 +19,51 @@ use crate::store::DiskSpace;
 /// Blocks of a disk's first extent.
 const FIRST_EXTENT_BLOCKS: u64 = 16;
 
+/// What a writer finds.
+pub(super) enum ChainNow {
+    Live(Arc<Chain>),
+    None,
+    Closing,
+    Broken,
+}
+
 impl Disk {
     /// The chain to write to; begins one where there is none.
     pub(super) async fn live_chain(self: &Arc<Self>) -> Result<Arc<Chain>, DiskError> {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            let broken = {
-                let state = self.lock();
-                match &state.slot {
-                    Slot::Live(chain) => match chain.fault() {
-                        None => return Ok(Arc::clone(chain)),
-                        Some(ChainFault::Broken(_)) => true,
-                        Some(fault) => return Err(self.chain_error_locked(&state, &fault)),
-                    },
-                    Slot::Idle => false,
-                    Slot::Closing => {
-                        drop(state);
-                        changed.await;
-                        continue;
-                    }
-                    Slot::Halted(_) | Slot::Gone => return Err(self.refusal(&state)),
+            // Boxed: rare, and large; no write should carry their state along.
+            let step: Pin<Box<dyn Future<Output = _>>> = match self.chain_now()? {
+                ChainNow::Live(chain) => return Ok(chain),
+                ChainNow::None => Box::pin(self.begin_chain()),
+                ChainNow::Broken => Box::pin(self.restart_chain()),
+                ChainNow::Closing => {
+                    changed.await;
+                    continue;
                 }
             };
-            if broken {
-                self.restart_chain().await?;
-            } else {
-                let begun: Pin<Box<dyn Future<Output = _>>> = Box::pin(self.begin_chain());
-                begun.await?;
-            }
+            step.await?;
+        }
+    }
+
+    pub(super) fn chain_now(&self) -> Result<ChainNow, DiskError> {
+        let state = self.lock();
+        match &state.slot {
+            Slot::Idle => Ok(ChainNow::None),
+            Slot::Closing => Ok(ChainNow::Closing),
+            Slot::Halted(_) | Slot::Gone => Err(self.refusal(&state)),
+            Slot::Live(chain) => match chain.fault() {
+                None => Ok(ChainNow::Live(Arc::clone(chain))),
+                Some(ChainFault::Broken(_)) => Ok(ChainNow::Broken),
+                Some(fault) => Err(self.chain_error_locked(&state, &fault)),
+            },
         }
     }
 
     /// The host was full when a record was written. What was published is merged; then a new
     /// chain may begin.
-    async fn restart_chain(self: &Arc<Self>) -> Result<(), DiskError> {
+    pub(super) async fn restart_chain(self: &Arc<Self>) -> Result<(), DiskError> {
         let no_space = DiskError::NoSpace { disk: self.name().to_string() };
         self.checkpoint(Mode::Park).await.map_err(|error| {
             tracing::warn!(disk = %self.name(), %error, "the host is full");

@@ -17,7 +17,7 @@ mod write;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bough_blockstore::{BLOCK_BYTES_U64, Chain, ChainFault, DiskId, Epoch, Sequence};
+use bough_blockstore::{Chain, ChainFault, DiskId, Epoch, Sequence};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
@@ -34,7 +34,7 @@ pub use read::Piece;
 
 pub(crate) use checkpoint::{Mode, remove_extents};
 pub(crate) use merge_layers::{TreeSink, ownership_of};
-pub(crate) use read::{ByteRange, Source, deliver, source_of};
+pub(crate) use read::{ByteRange, deliver, source_of};
 pub(crate) use recover::scan_chain_from;
 
 /// Sector grain that guests may use, in bytes.
@@ -196,11 +196,6 @@ impl Disk {
             ChainFault::Full | ChainFault::Broken(_) => DiskError::NoSpace { disk },
             fault => DiskError::Halted { disk, cause: error_chain(&fault) },
         }
-    }
-
-    /// Blocks of its address space.
-    pub(crate) fn block_count(&self) -> u64 {
-        self.size_bytes().div_ceil(BLOCK_BYTES_U64)
     }
 }
 

@@ -149,27 +149,27 @@ pub(crate) async fn deliver(
             Some(read) => Some(read.await.map_err(|source| device_error(name, source))?),
             None => None,
         };
-        for index in run.first..run.first + run.count {
-            let block = first_block + to_u64(index);
-            let place = overlap(range, block);
-            let piece = match (sources[index], &buf) {
-                (Source::Data { addr, crc }, Some(buf)) => {
-                    let bytes = buf.block(index - run.first);
-                    if crc32fast::hash(bytes) == crc {
-                        sink(place.at, Piece::Bytes(&bytes[place.within]));
+        for (at, source) in sources[run.first..][..run.count].iter().enumerate() {
+            let virtual_block = first_block + to_u64(run.first + at);
+            let place = overlap(range, virtual_block);
+            let bytes = buf.as_ref().map(|buf| buf.block(at));
+            match (source, bytes) {
+                (Source::Data { addr, crc }, Some(bytes)) => {
+                    let fresh;
+                    let bytes = if crc32fast::hash(bytes) == *crc {
+                        bytes
                     } else {
-                        let again = read_again(store, name, block, addr, crc).await?;
-                        sink(place.at, Piece::Bytes(&again.block(0)[place.within]));
-                    }
-                    continue;
+                        fresh = read_again(store, name, virtual_block, *addr, *crc).await?;
+                        fresh.block(0)
+                    };
+                    sink(place.at, Piece::Bytes(&bytes[place.within]));
                 }
                 (Source::Lost, _) => {
                     let addr = BlockAddr::ZERO;
-                    return Err(DiskError::Corrupt { disk: name(), virtual_block: block, addr });
+                    return Err(DiskError::Corrupt { disk: name(), virtual_block, addr });
                 }
-                _ => Piece::Zeros(place.within.len()),
-            };
-            sink(place.at, piece);
+                _ => sink(place.at, Piece::Zeros(place.within.len())),
+            }
         }
     }
     Ok(())

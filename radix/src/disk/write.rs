@@ -10,8 +10,9 @@ use bough_blockstore::{
     to_usize,
 };
 
+use super::lifecycle::ChainNow;
 use super::read::{ByteRange, Piece, Source, deliver};
-use super::{Disk, Mode, Slot};
+use super::{Disk, Mode};
 use crate::error::DiskError;
 use crate::space::Need;
 
@@ -102,20 +103,18 @@ impl Disk {
     /// # Errors
     /// Where the disk or the store has halted.
     pub async fn flush(self: &Arc<Self>) -> Result<(), DiskError> {
-        let chain = {
-            let state = self.lock();
-            match &state.slot {
-                Slot::Live(chain) => Arc::clone(chain),
-                // Nothing in a chain: what was written is in the tree, by a durable commit.
-                Slot::Idle => return Ok(()),
-                Slot::Closing => {
-                    drop(state);
-                    return self.settled().await;
-                }
-                Slot::Halted(_) | Slot::Gone => return Err(self.refusal(&state)),
-            }
+        let chain = match self.chain_now()? {
+            // Nothing in a chain: what was written is in the tree, by a durable commit.
+            ChainNow::None => return Ok(()),
+            // The checkpoint that ends the chain makes everything durable.
+            ChainNow::Closing => return self.settled().await,
+            ChainNow::Broken => return Box::pin(self.restart_chain()).await,
+            ChainNow::Live(chain) => chain,
         };
-        chain.flush().await.map_err(|fault| self.chain_error(fault))
+        match chain.flush().await {
+            Err(ChainFault::Stopped) => self.settled().await,
+            done => done.map_err(|fault| self.chain_error(fault)),
+        }
     }
 
     async fn zero_blocks(self: &Arc<Self>, blocks: VirtualRange) -> Result<(), DiskError> {

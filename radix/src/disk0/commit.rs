@@ -23,7 +23,7 @@ pub enum Need {
 /// forgets it.
 pub struct Commit<'a> {
     disk0: &'a Disk0,
-    guard: RwLockWriteGuard<'a, Superblock>,
+    _guard: RwLockWriteGuard<'a, Superblock>,
     dirty: BTreeMap<u64, Arc<Page>>,
     need: Need,
 }
@@ -47,7 +47,7 @@ impl Disk0 {
                 Box::pin(self.checkpoint(&mut guard));
             checkpoint.await?;
         }
-        Ok(Commit { disk0: self, guard, dirty: BTreeMap::new(), need })
+        Ok(Commit { disk0: self, _guard: guard, dirty: BTreeMap::new(), need })
     }
 
     /// The chain is kept to an eighth of the pool.
@@ -108,11 +108,6 @@ impl<'a> Commit<'a> {
             return Err(CatalogueError::Full { total_bytes: pool.total() * 4096 });
         }
         Ok(())
-    }
-
-    /// The superblock as of now.
-    pub fn superblock(&self) -> &Superblock {
-        &self.guard
     }
 }
 

@@ -13,9 +13,7 @@ mod view;
 
 use std::sync::{Arc, OnceLock};
 
-use bough_blockstore::{
-    BlockAddr, Chain, Device, DeviceError, Mirrored, Runtime, Superblock, VirtualBlock,
-};
+use bough_blockstore::{BlockAddr, Chain, Device, Mirrored, Runtime, Superblock, VirtualBlock};
 use tokio::sync::{RwLock, RwLockReadGuard};
 
 use crate::btree::{Page, Pages};
@@ -25,7 +23,7 @@ use crate::lookup::lookup;
 use crate::overlay::Found;
 use view::View;
 
-pub use commit::{Commit, Need, Staged};
+pub use commit::{Commit, Need};
 pub use error::CatalogueError;
 pub use open::{FormatOptions, Opened, Recovered, Requirement, format, min_store, pool_blocks};
 pub use pool::{Pool, PoolSpace};
@@ -125,11 +123,6 @@ impl Disk0 {
         }
         let damaged = CatalogueError::Damaged { page: page.raw(), addr };
         Err(first.err().map_or(damaged, CatalogueError::Device))
-    }
-
-    /// Makes everything durable that was written to the store before this call.
-    pub async fn sync_device(&self) -> Result<(), DeviceError> {
-        self.raw_device.sync().await
     }
 
     /// Leaves nothing behind in the chain, then stops.

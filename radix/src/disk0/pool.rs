@@ -48,11 +48,6 @@ impl Pool {
         self.lock().add(run);
     }
 
-    /// Where the pool is.
-    pub fn runs(&self) -> Vec<PoolRun> {
-        self.lock().runs.clone()
-    }
-
     /// Whether a block belongs to the pool.
     pub fn contains(&self, block: BlockAddr) -> bool {
         self.lock().is_primary(block)

@@ -1,7 +1,5 @@
 //! A frozen view of a version, for exports and comparisons.
 
-use std::sync::Arc;
-
 use bough_blockstore::{BLOCK_BYTES_U64, BlockCount, to_u64};
 
 use super::delete::queue_reclaim;

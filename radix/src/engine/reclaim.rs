@@ -20,6 +20,8 @@ use crate::tree_error::OnDamage;
 /// Blocks freed or looked at in one step.
 const STEP_BLOCKS: u64 = 8192;
 const PAGE_ROWS: usize = 64;
+/// The shortest run worth giving back to the host: 1 MiB.
+const PUNCH_BLOCKS: u64 = 256;
 
 /// Somebody to reclaim, and who began from it.
 struct Victim {
@@ -39,7 +41,10 @@ impl Engine {
             }
             match self.reclaim_once().await {
                 Ok(true) => self.store().runtime.yield_now().await,
-                Ok(false) => wake.await,
+                Ok(false) => {
+                    self.punch_holes().await;
+                    wake.await;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "reclaiming stops until something else is deleted");
                     wake.await;
@@ -54,7 +59,23 @@ impl Engine {
     /// The first failure.
     pub async fn drain_reclaim(&self) -> Result<(), EngineError> {
         while self.reclaim_once().await? {}
+        self.punch_holes().await;
         Ok(())
+    }
+
+    /// Gives long free runs back to the host. Only large ones: a block written again after that
+    /// costs the host an allocation, and the next sync three times what it would.
+    pub(super) async fn punch_holes(&self) {
+        loop {
+            let planned = self.store().space().plan_punch(PUNCH_BLOCKS);
+            let Some(run) = planned else { return };
+            let punched = self.store().device.discard(run).await;
+            self.store().space().release_run(run);
+            if let Err(error) = punched {
+                tracing::debug!(%error, "free space is not given back to the host");
+                return;
+            }
+        }
     }
 
     /// One step; `false` where there is nothing to do.

@@ -107,6 +107,7 @@ impl Engine {
         };
         let counts = self.store().space().counts();
         let pool = self.store().catalogue.pool();
+        let cache = self.store().cache.stats();
         Ok(StoreStatus {
             uuid: self.inner.uuid,
             size_bytes: counts.total * 4096,
@@ -115,6 +116,8 @@ impl Engine {
             reserved_bytes: counts.promised * 4096,
             catalogue_bytes: pool.total() * 4096,
             catalogue_used_bytes: (pool.total() - pool.free_count()) * 4096,
+            cache_bytes: cache.held_bytes,
+            cache_budget_bytes: cache.budget_bytes,
             reclaiming: totals.reclaims,
             disk_count: totals.disks,
             snapshot_count: totals.snapshots,
@@ -128,7 +131,7 @@ impl Engine {
         if counts.free < (counts.total / 20).max(1) {
             warnings.push(format!(
                 "only {} MiB are free; delete disks or snapshots, or run `bough grow`",
-                counts.free * 4096 >> 20
+                (counts.free * 4096) >> 20
             ));
         }
         let pool = self.store().catalogue.pool();

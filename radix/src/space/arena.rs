@@ -137,6 +137,7 @@ impl Space {
         self.arenas.get(&disk).map_or(0, |arena| arena.free.len())
     }
 
+    #[cfg(test)]
     /// Taken blocks that nobody reads or ever will: free at once.
     ///
     /// # Panics

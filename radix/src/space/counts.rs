@@ -118,11 +118,6 @@ impl Space {
         });
     }
 
-    /// What is promised to the disk.
-    pub fn promised_to(&self, disk: DiskId) -> u64 {
-        self.arenas.get(&disk).map_or(0, |arena| arena.promised)
-    }
-
     /// How many blocks the disk could still be promised for this need: what nobody has and what
     /// its own arena has to spare, less what others (and it) have been promised.
     pub fn available(&self, disk: DiskId, need: Need) -> u64 {

@@ -40,8 +40,8 @@ use bitmap::Bitmap;
 use extents::Extent;
 use runs::RunSet;
 
-pub use bitmap::{BITMAP_BASE, CATALOGUE_BLOCKS, bitmap_page_of};
-pub use counts::{Floors, Full, Need, SpaceCounts};
+pub use bitmap::{CATALOGUE_BLOCKS, bitmap_page_of};
+pub use counts::{Floors, Full, Need};
 pub use extents::Which;
 pub use grant::Grant;
 

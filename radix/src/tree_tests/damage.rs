@@ -8,7 +8,7 @@ use std::task::{Context, Waker};
 use bough_blockstore::{BlockAddr, Epoch, VirtualBlock};
 
 use super::medium::{Fault, Medium, Store, block_on};
-use crate::{
+use super::tree::{
     Entry, Found, MergeContext, Merged, Node, NodeFault, OnDamage, Onward, Ownership, Position,
     Reclaim, Root, TreeError, Update, lookup, merge, reclaim_step, walk,
 };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bough_blockstore::{Epoch, VirtualBlock};
 
 use super::medium::{Store, Use, Violation, block_on};
-use crate::{
+use super::tree::{
     Found, MergeContext, Merged, OnDamage, Onward, Ownership, Position, Reclaim, ReclaimedBelow,
     Root, Update, height_for, merge, reclaim_step, reheight, walk,
 };

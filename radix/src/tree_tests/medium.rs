@@ -12,10 +12,10 @@ use bough_blockstore::{
     DeviceFault, IoFuture, Operation,
 };
 
+use super::tree::{NodeCache, NodeSink};
 use crate::node::Node;
 use crate::path::Position;
 use crate::tree_error::TreeError;
-use crate::{NodeCache, NodeSink};
 
 type Block = Box<[u8; BLOCK_BYTES]>;
 

@@ -9,7 +9,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::medium::{Store, block_on};
-use crate::{
+use super::tree::{
     Difference, Entry, FAN_OUT, MergeContext, Merged, Node, NodeFault, OnDamage, Ownership,
     Position, Reclaim, Root, Update, diff, lookup, lookup_range, merge, reclaim_step, reheight,
     try_lookup, try_lookup_range,

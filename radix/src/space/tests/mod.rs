@@ -2,6 +2,7 @@
 
 mod model;
 
+use crate::space::bitmap::BITMAP_BASE;
 use bough_blockstore::{BLOCK_BYTES, BlockAddr, BlockCount, BlockRun, DiskId, VirtualBlock};
 
 use super::bitmap::PAGE_BLOCKS;

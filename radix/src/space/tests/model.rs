@@ -1,6 +1,7 @@
 //! Random histories against one state per block: nothing is handed out twice, every free block
 //! can be had, the counts are right, and a restart from what was committed goes on from there.
 
+use crate::space::counts::SpaceCounts;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
