@@ -1,3 +1,5 @@
-//! What a hypervisor needs to reach a disk: the command lines of other people's monitors.
-//!
-//! Knows no storage, only the vhost-user socket that a server listens on.
+//! What hypervisors need to reach a disk. Knows no storage.
+
+mod qemu;
+
+pub use qemu::{QemuDisk, qemu_options};

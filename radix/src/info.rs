@@ -67,13 +67,14 @@ pub struct Attachment {
     pub read_only: bool,
 }
 
-/// One node of `tree`: a version and what began from it, in order of making.
+/// One line of `tree`: a version, after the one that it began from and everything that began
+/// earlier from that. A flat list, since a disk's snapshots nest as deep as they are many.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeNode {
     /// The version.
     pub version: VersionInfo,
-    /// What began from it.
-    pub children: Vec<TreeNode>,
+    /// How many versions it has above it.
+    pub depth: u64,
 }
 
 /// One disk with its snapshots, oldest first.

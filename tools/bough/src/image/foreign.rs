@@ -1,0 +1,94 @@
+//! Formats that the crate imago reads: qcow2, and VMDK in its flat variants.
+
+use std::path::{Path, PathBuf};
+
+use imago::file::File as ImagoFile;
+use imago::qcow2::Qcow2;
+use imago::vmdk::Vmdk;
+use imago::{
+    DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping, StorageOpenOptions,
+};
+
+use super::gate::BesideOnly;
+use super::{Image, ImageError, Mapped};
+
+/// The largest disk; more is nonsense, or malice.
+const DISK_MAX_BYTES: u64 = 1 << 50;
+
+/// An image behind imago.
+pub struct Foreign {
+    access: FormatAccess<ImagoFile>,
+    path: PathBuf,
+    format: &'static str,
+}
+
+impl Foreign {
+    /// A qcow2 image; one with a backing or data file is refused.
+    pub fn qcow2(file: std::fs::File, path: &Path) -> Result<Self, ImageError> {
+        let storage = ImagoFile::try_from(file).map_err(ImageError::io(path))?;
+        let fault = driver_fault(path, "qcow2");
+        let mut image = Qcow2::<ImagoFile>::open_image(storage, false).map_err(&fault)?;
+        if image.implicit_backing_file().is_some() {
+            let what = "has a backing file";
+            return Err(ImageError::Unsupported { path: path.to_owned(), what });
+        }
+        if image.requires_external_data_file() {
+            let what = "keeps its data in another file";
+            return Err(ImageError::Unsupported { path: path.to_owned(), what });
+        }
+        image.open_implicit_dependencies_gated(DenyImplicitOpenGate::default()).map_err(&fault)?;
+        Self::checked(FormatAccess::new(image), path, "qcow2")
+    }
+
+    /// A VMDK descriptor with flat extents beside it.
+    pub fn vmdk(file: std::fs::File, path: &Path) -> Result<Self, ImageError> {
+        let options = StorageOpenOptions::new().filename(path);
+        let storage = ImagoFile::from_open_file(file, options).map_err(ImageError::io(path))?;
+        let opened = Vmdk::<ImagoFile>::builder(storage).open(BesideOnly::new(path));
+        let image = opened.map_err(driver_fault(path, "vmdk"))?;
+        Self::checked(FormatAccess::new(image), path, "vmdk")
+    }
+
+    fn checked(
+        access: FormatAccess<ImagoFile>,
+        path: &Path,
+        format: &'static str,
+    ) -> Result<Self, ImageError> {
+        let size = access.size();
+        if size > DISK_MAX_BYTES {
+            let what = "it claims to hold more than 1 PiB";
+            return Err(ImageError::Damaged { path: path.to_owned(), what });
+        }
+        Ok(Self { access, path: path.to_owned(), format })
+    }
+}
+
+fn driver_fault(path: &Path, format: &'static str) -> impl Fn(std::io::Error) -> ImageError {
+    let path = path.to_owned();
+    move |source| ImageError::Driver { path: path.clone(), format, source }
+}
+
+impl Image for Foreign {
+    fn size_bytes(&self) -> u64 {
+        self.access.size().next_multiple_of(512)
+    }
+
+    fn map(&mut self, offset_bytes: u64) -> Result<Mapped, ImageError> {
+        let end = self.size_bytes();
+        let found = self.access.get_mapping(offset_bytes, end - offset_bytes);
+        let (mapping, length) = found.map_err(driver_fault(&self.path, self.format))?;
+        Ok(match mapping {
+            Mapping::Eof { .. } => Mapped { zero: true, length_bytes: end - offset_bytes },
+            _ if length == 0 => {
+                let what = "its map does not cover it";
+                return Err(ImageError::Damaged { path: self.path.clone(), what });
+            }
+            Mapping::Zero { .. } => Mapped { zero: true, length_bytes: length },
+            _ => Mapped { zero: false, length_bytes: length },
+        })
+    }
+
+    fn read(&mut self, offset_bytes: u64, out: &mut [u8]) -> Result<(), ImageError> {
+        self.access.read(out, offset_bytes).map_err(driver_fault(&self.path, self.format))
+    }
+}

@@ -1,0 +1,47 @@
+//! `bough serve`: logging and options; the rest is the server's.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use bough_server::{OpenOptions, ServeOptions, SocketRights, default_socket_dir, group_number};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Global, Serve};
+use crate::failure::Failure;
+use crate::session;
+
+pub async fn run(args: Serve, global: &Global) -> Result<ExitCode, Failure> {
+    log_to_stderr(args.log_json);
+    let options = options(&args)?;
+    bough_server::serve(session::folder(global), options).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(args: &Serve) -> Result<ServeOptions, Failure> {
+    let group = args.socket_group.as_deref().map(group_number).transpose()?;
+    let control_rights = match args.control_group.as_deref().map(group_number).transpose()? {
+        Some(group) => SocketRights { group: Some(group), mode: 0o660 },
+        None => SocketRights::PRIVATE,
+    };
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(ServeOptions {
+        open: OpenOptions {
+            memory_bytes: args.memory.0,
+            reactor_count: args.reactors.map_or(processors, usize::from),
+        },
+        socket_dir: args.socket_dir.clone().unwrap_or_else(default_socket_dir),
+        disk_rights: SocketRights { group, mode: args.socket_mode },
+        control_rights,
+    })
+}
+
+/// People at a terminal get colours, log collectors lines, programs JSON.
+fn log_to_stderr(json: bool) {
+    let filter = EnvFilter::try_from_env("BOUGH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        log.json().flatten_event(true).init();
+    } else {
+        log.with_ansi(std::io::stderr().is_terminal()).init();
+    }
+}
