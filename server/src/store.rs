@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bough_blockstore::{
-    BLOCK_BYTES_U64, BlockCount, Device, Holder, OpenError, OpenMode, Reactor, ReactorConfig, ReactorHandle,
-    UringDevice, UringRuntime,
+    BLOCK_BYTES_U64, BlockCount, Device, Holder, OpenError, OpenMode, Reactor, ReactorConfig,
+    ReactorHandle, UringDevice, UringRuntime,
 };
-use rustix::fs::OFlags;
 use bough_radix::{Engine, EngineConfig, EngineError};
+use rustix::fs::OFlags;
 
 use crate::folder::{FolderError, StoreFolder};
 
@@ -142,10 +142,9 @@ impl OpenStore {
     pub async fn open(folder: StoreFolder, options: OpenOptions) -> Result<Self, StoreError> {
         let blocks = folder.blocks()?;
         let device = UringDevice::open(&blocks, OpenMode::ReadWrite, &folder.lock_path())?;
-        Holder::this_process().write(&folder.lock_path()).map_err(|source| StoreError::Io {
-            path: folder.lock_path(),
-            source,
-        })?;
+        Holder::this_process()
+            .write(&folder.lock_path())
+            .map_err(|source| StoreError::Io { path: folder.lock_path(), source })?;
         let device: Arc<dyn Device> = Arc::new(device);
         let reactors = Reactors::start(options.reactor_count)?;
         let config = EngineConfig::with_memory(options.memory_bytes);

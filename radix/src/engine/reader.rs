@@ -1,5 +1,8 @@
 //! A frozen view of a version, for exports and comparisons.
 
+use std::ops::Range;
+
+>>>>>>> 223dbeb (Tell the tree as a flat list; refuse images that were cut off; import says how much came)
 use bough_blockstore::{BLOCK_BYTES_U64, BlockCount, to_u64};
 
 use super::delete::queue_reclaim;
@@ -124,16 +127,22 @@ impl Reader {
         Ok(())
     }
 
-    /// Tells where data is and where zeros are, ascending and coalesced, all of the version.
+    /// Tells where data is and where zeros are in a range of bytes that begins on a block,
+    /// ascending and coalesced.
     ///
     /// # Errors
     /// Where the tree cannot be read.
-    pub async fn extents(&self, visit: &mut dyn FnMut(Extent)) -> Result<(), EngineError> {
-        let mut joiner = Joiner::new(self.size_bytes, visit);
-        let blocks = BlockCount::covering(self.size_bytes).0;
-        let mut from = 0;
-        while from < blocks {
-            let upto = blocks.min(from + LOOK_BLOCKS);
+    pub async fn extents(
+        &self,
+        range: Range<u64>,
+        visit: &mut dyn FnMut(Extent),
+    ) -> Result<(), EngineError> {
+        let end_bytes = range.end.min(self.size_bytes);
+        let mut joiner = Joiner::new(end_bytes, visit);
+        let end = BlockCount::covering(end_bytes).0;
+        let mut from = range.start / BLOCK_BYTES_U64;
+        while from < end {
+            let upto = end.min(from + LOOK_BLOCKS);
             let store = self.engine.store();
             let mappings = lookup_range(&store.cache, self.root, from..upto)
                 .await
@@ -189,7 +198,7 @@ impl<'a> Joiner<'a> {
     }
 
     /// The next range of blocks, ascending.
-    pub fn add(&mut self, blocks: std::ops::Range<u64>, kind: ExtentKind) {
+    pub fn add(&mut self, blocks: Range<u64>, kind: ExtentKind) {
         match &mut self.open {
             Some((_, end, open)) if *open == kind && *end == blocks.start => *end = blocks.end,
             _ => {

@@ -65,7 +65,7 @@ impl Engine {
         Ok(DiskDetail { disk, snapshots })
     }
 
-    /// Every version of the store, each under the one it began from.
+    /// Every version of the store, each after the one it began from.
     ///
     /// # Errors
     /// Where the catalogue cannot be read.
@@ -233,30 +233,17 @@ async fn describe(
     })
 }
 
-/// Without recursion: a clone of a clone may be a thousand deep.
+/// Depth first. Without recursion: a disk's snapshots hang one below the other, however many.
 fn grow_forest(
     mut children: BTreeMap<Option<VersionId>, Vec<(VersionId, VersionInfo)>>,
 ) -> Vec<TreeNode> {
-    struct Open {
-        node: Option<VersionInfo>,
-        waiting: std::vec::IntoIter<(VersionId, VersionInfo)>,
-        done: Vec<TreeNode>,
-    }
+    let mut forest = Vec::new();
     let roots = children.remove(&None).unwrap_or_default();
-    let mut stack = vec![Open { node: None, waiting: roots.into_iter(), done: Vec::new() }];
-    loop {
-        let Some(top) = stack.last_mut() else { return Vec::new() };
-        if let Some((id, version)) = top.waiting.next() {
-            let waiting = children.remove(&Some(id)).unwrap_or_default().into_iter();
-            stack.push(Open { node: Some(version), waiting, done: Vec::new() });
-            continue;
-        }
-        let Some(finished) = stack.pop() else { return Vec::new() };
-        match (finished.node, stack.last_mut()) {
-            (Some(version), Some(parent)) => {
-                parent.done.push(TreeNode { version, children: finished.done });
-            }
-            _ => return finished.done,
-        }
+    let mut todo: Vec<_> = roots.into_iter().rev().map(|(id, version)| (id, version, 0)).collect();
+    while let Some((id, version, depth)) = todo.pop() {
+        forest.push(TreeNode { version, depth });
+        let below = children.remove(&Some(id)).unwrap_or_default();
+        todo.extend(below.into_iter().rev().map(|(id, version)| (id, version, depth + 1)));
     }
+    forest
 }

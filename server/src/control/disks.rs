@@ -55,7 +55,8 @@ pub async fn rename(
     Body(request): Body<Rename>,
 ) -> Result<StatusCode, ApiError> {
     let names = request.clone();
-    let rename = control.run(move |engine| async move { engine.rename(&names.from, &names.to).await });
+    let rename =
+        control.run(move |engine| async move { engine.rename(&names.from, &names.to).await });
     match (&request.from, &request.to) {
         (VersionName::Head(from), VersionName::Head(to)) => {
             attach::moved(&control, from, to, rename).await?;

@@ -220,7 +220,12 @@ mod tests {
         }
     }
 
-    fn decode(kind: u32, reserved: u32, offset: u64, length: u64) -> Result<Option<Frame>, FrameError> {
+    fn decode(
+        kind: u32,
+        reserved: u32,
+        offset: u64,
+        length: u64,
+    ) -> Result<Option<Frame>, FrameError> {
         let mut bytes = BytesMut::new();
         bytes.put_u32_le(kind);
         bytes.put_u32_le(reserved);

@@ -12,8 +12,10 @@ use axum::Json;
 use axum::body::{Body as HttpBody, BodyDataStream};
 use axum::extract::State;
 use axum::http::StatusCode;
+use bough_blockstore::to_u64;
 use bough_radix::{
-    Access, DeleteOptions, Disk, DiskError, DiskName, Engine, ErrorKind, SnapshotName, VersionName,
+    Access, DeleteOptions, Disk, DiskError, DiskInfo, DiskName, Engine, ErrorKind, SnapshotName,
+    VersionInfo, VersionName,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -54,7 +56,10 @@ async fn carry_out(
     refuse_taken(control, &query.name).await?;
     let staged = Staged::begin(control, query.size_bytes).await?;
     let filled = match fill(control, &staged, query.size_bytes, body).await {
-        Ok(()) => staged.name_it(control, &query.name, template.as_ref()).await,
+        Ok(data_bytes) => {
+            let named = staged.name_it(control, &query.name, template.as_ref()).await;
+            named.map(|(disk, template)| Imported { disk, template, data_bytes })
+        }
         Err(error) => Err(error),
     };
     if filled.is_err() {
@@ -101,7 +106,7 @@ impl Staged {
         control: &Control,
         name: &DiskName,
         template: Option<&SnapshotName>,
-    ) -> Result<Imported, ApiError> {
+    ) -> Result<(DiskInfo, Option<VersionInfo>), ApiError> {
         let (staged, wanted) = (self.name.clone(), name.clone());
         let label = template.map(|template| template.label().to_owned());
         let done = control.run(move |engine| async move {
@@ -116,7 +121,7 @@ impl Staged {
         });
         let detail = done.await?;
         let _ = std::fs::remove_file(&self.marker);
-        Ok(Imported { disk: detail.disk, template: detail.snapshots.into_iter().next() })
+        Ok((detail.disk, detail.snapshots.into_iter().next()))
     }
 
     /// What cannot be removed now is removed by the next opening: the marker stays.
@@ -132,8 +137,13 @@ impl Staged {
 async fn remove_disk(store: &OpenStore, name: DiskName) -> Result<(), ApiError> {
     let engine = store.engine().clone();
     let removed = store.reactor().call(move || async move {
-        let options = DeleteOptions { recursive: true, dry_run: false };
-        engine.delete(&[VersionName::Head(name)], options).await
+        let disk = VersionName::Head(name);
+        for snapshot in engine.show(&disk).await?.snapshots {
+            if let Ok(VersionName::Snapshot(snapshot)) = snapshot.name.parse() {
+                engine.set_sealed(&snapshot, false).await?;
+            }
+        }
+        engine.delete(&[disk], DeleteOptions { recursive: true, dry_run: false }).await
     });
     match removed.await.map_err(|_| ApiError::Stopping)? {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
@@ -149,13 +159,13 @@ pub async fn sweep(store: &OpenStore) {
     }
 }
 
-/// Reads the stream to its end and writes it; durable when this returns.
+/// Reads the stream to its end and writes it; durable when this returns how much data there was.
 async fn fill(
     control: &Control,
     staged: &Staged,
     size_bytes: u64,
     body: HttpBody,
-) -> Result<(), ApiError> {
+) -> Result<u64, ApiError> {
     let (frames, queue) = mpsc::channel(QUEUE_FRAMES);
     let name = staged.name.clone();
     let (tell, written) = oneshot::channel();
@@ -187,19 +197,21 @@ async fn read_frames(
     body: &mut BodyDataStream,
     size_bytes: u64,
     queue: mpsc::Sender<(u64, Bytes)>,
-) -> Result<(), ApiError> {
+) -> Result<u64, ApiError> {
     let mut decoder = FrameDecoder::default();
+    let mut data_bytes = 0;
     loop {
         while let Some(frame) = decoder.next_frame()? {
             match frame {
                 Frame::Data { offset_bytes, data } => {
+                    data_bytes += to_u64(data.len());
                     if queue.send((offset_bytes, data)).await.is_err() {
-                        return Ok(());
+                        return Ok(data_bytes);
                     }
                 }
                 Frame::Zero { .. } => {}
                 Frame::End { size_bytes: found_bytes } if found_bytes == size_bytes => {
-                    return Ok(());
+                    return Ok(data_bytes);
                 }
                 Frame::End { size_bytes: found_bytes } => {
                     return Err(ApiError::WrongEnd { wanted_bytes: size_bytes, found_bytes });
@@ -230,7 +242,7 @@ async fn write_all(
     Ok(())
 }
 
-async fn write_some(disk: &Disk, queue: &Queue) -> Result<(), DiskError> {
+async fn write_some(disk: &Arc<Disk>, queue: &Queue) -> Result<(), DiskError> {
     loop {
         let Some((offset_bytes, data)) = queue.lock().await.recv().await else { return Ok(()) };
         let copy = |at: usize, out: &mut [u8]| out.copy_from_slice(&data[at..at + out.len()]);

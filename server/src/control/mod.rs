@@ -20,10 +20,12 @@ mod stream;
 mod versions;
 mod wire;
 
-pub use context::{Control, Serving};
 pub use attach::restore;
+pub use context::{Control, Serving};
 pub use error::ApiError;
-pub use frames::{FRAME_MAX_BYTES, FRAMES_MEDIA_TYPE, Frame, FrameDecoder, FrameError, SIZE_HEADER};
+pub use frames::{
+    FRAME_MAX_BYTES, FRAMES_MEDIA_TYPE, Frame, FrameDecoder, FrameError, SIZE_HEADER,
+};
 pub use import::sweep;
 pub use router::{OPENAPI_DOCUMENT, router};
 pub use wire::{

@@ -69,10 +69,9 @@ fn fields_are_those_of_the_document() {
     assert_described("DiskDetail", &detail);
     assert_described("CheckReport", &bough_radix::CheckReport::default());
     assert_described("DeleteReport", &bough_radix::DeleteReport::default());
-    let imported = wire::Imported { disk, template: Some(version) };
+    let imported = wire::Imported { disk, template: Some(version), data_bytes: 0 };
     assert_described("Imported", &imported);
-    let state =
-        wire::DiskState { name: "web".into(), socket: None, clients: vec![], fault: None };
+    let state = wire::DiskState { name: "web".into(), socket: None, clients: vec![], fault: None };
     assert_described("DiskState", &state);
     let report = wire::StatusReport {
         server: None,

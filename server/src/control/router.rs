@@ -59,10 +59,7 @@ pub fn router(control: Arc<Control>) -> Router {
         // Methods of one path add up.
         router.route(path, handler())
     });
-    routes
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_method)
-        .with_state(control)
+    routes.fallback(no_such_path).method_not_allowed_fallback(no_such_method).with_state(control)
 }
 
 async fn document() -> impl IntoResponse {

@@ -18,9 +18,12 @@ pub async fn server(State(control): State<Arc<Control>>) -> Result<Json<ServerIn
 }
 
 pub async fn status(State(control): State<Arc<Control>>) -> Result<Json<StatusReport>, ApiError> {
-    let (store, disks) = control
-        .run(|engine| async move { Ok::<_, ApiError>((engine.status().await?, engine.list().await?)) })
-        .await?;
+    let (store, disks) =
+        control
+            .run(|engine| async move {
+                Ok::<_, ApiError>((engine.status().await?, engine.list().await?))
+            })
+            .await?;
     let folder = control.store().folder();
     Ok(Json(StatusReport {
         server: control.server().map(|serving| serving.info.clone()),
@@ -60,7 +63,7 @@ pub async fn scrub(
     Body(request): Body<Scrub>,
 ) -> Result<Response, ApiError> {
     let options = ScrubOptions { bytes_per_second: request.bytes_per_second };
-    Ok(events(&control, |engine, mut sender: EventSender<ScrubEvent>| async move {
+    Ok(events(&control, move |engine, mut sender: EventSender<ScrubEvent>| async move {
         let mut told_bytes = 0;
         let mut tell = |progress: Progress| {
             let Progress { done_bytes, total_bytes } = progress;

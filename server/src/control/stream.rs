@@ -38,9 +38,10 @@ where
 {
     let (lines, receiver) = mpsc::unbounded_channel();
     let engine = control.store().engine().clone();
-    control.store().reactor().spawn(move || {
-        Box::pin(work(engine, EventSender { lines, event: PhantomData }))
-    });
+    control
+        .store()
+        .reactor()
+        .spawn(move || Box::pin(work(engine, EventSender { lines, event: PhantomData })));
     let body = stream::unfold(receiver, |mut receiver| async {
         let line = receiver.recv().await?;
         Some((Ok::<_, Infallible>(line), receiver))

@@ -35,7 +35,8 @@ pub async fn snapshot(
     State(control): State<Arc<Control>>,
     Body(request): Body<TakeSnapshots>,
 ) -> Result<(StatusCode, Json<Vec<VersionInfo>>), ApiError> {
-    let taken = control.run(move |engine| async move { engine.snapshot(&request.names).await }).await?;
+    let taken =
+        control.run(move |engine| async move { engine.snapshot(&request.names).await }).await?;
     Ok((StatusCode::CREATED, Json(taken)))
 }
 
@@ -78,7 +79,7 @@ pub async fn diff(
     State(control): State<Arc<Control>>,
     Params(query): Params<DiffQuery>,
 ) -> Result<Response, ApiError> {
-    Ok(events(&control, |engine, mut sender: EventSender<DiffEvent>| async move {
+    Ok(events(&control, move |engine, mut sender: EventSender<DiffEvent>| async move {
         let (mut batch, mut extent_count) = (Vec::new(), 0);
         let mut visit = |extent| {
             batch.push(extent);

@@ -183,6 +183,8 @@ pub struct Imported {
     pub disk: DiskInfo,
     /// Its sealed snapshot, where one was asked for.
     pub template: Option<VersionInfo>,
+    /// How much data came; the rest is holes.
+    pub data_bytes: u64,
 }
 
 /// Answer to `GET /v1/server`: who serves the store.

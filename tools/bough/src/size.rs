@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused_by_name() {
-        for text in ["", "G", "-1", "1X", "1.G", ".5G", "1 G", "1e9", "1GG", "0x10", "1.2.3", "١"] {
+        for text in ["", "G", "-1", "1X", "1.G", ".5G", "1 G", "1e9", "1GG", "0x10", "1.2.3", "١"]
+        {
             assert!(matches!(bytes(text), Err(SizeError::Malformed(_))), "{text:?} was accepted");
         }
         assert!(matches!(bytes("99999P"), Err(SizeError::TooLarge(_))));

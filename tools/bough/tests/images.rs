@@ -20,9 +20,15 @@ fn exported_bytes_equal_imported_ones_in_every_format() {
         convert(&["-O", "vmdk"], "sparse.vmdk");
         convert(&["-O", "vmdk", "-o", "subformat=streamOptimized"], "stream.vmdk");
         convert(&["-O", "vmdk", "-o", "subformat=monolithicFlat"], "flat.vmdk");
-        for image in
-            ["in.raw", "plain.qcow2", "packed.qcow2", "old.qcow2", "sparse.vmdk", "stream.vmdk", "flat.vmdk"]
-        {
+        for image in [
+            "in.raw",
+            "plain.qcow2",
+            "packed.qcow2",
+            "old.qcow2",
+            "sparse.vmdk",
+            "stream.vmdk",
+            "flat.vmdk",
+        ] {
             let disk = image.replace('.', "-");
             rig.ok(&["import", &rig.text(image), &disk]);
             rig.ok(&["export", &disk, &rig.text("out.raw"), "--force"]);

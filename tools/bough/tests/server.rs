@@ -64,7 +64,10 @@ fn qemu_gets_options_that_name_the_socket() {
     assert!(rig.fails(&["qemu-args", "web"]).contains("bough attach web"));
     rig.ok(&["attach", "web", "--queues", "2"]);
     let options = rig.ok(&["qemu-args", "web", "--memory", "2G"]);
-    assert!(options.contains(&format!("path={},reconnect=1", rig.text("run/web.sock"))), "{options}");
+    assert!(
+        options.contains(&format!("path={},reconnect=1", rig.text("run/web.sock"))),
+        "{options}"
+    );
     assert!(options.contains("num-queues=2") && options.contains("share=on"), "{options}");
 }
 

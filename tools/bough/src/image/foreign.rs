@@ -6,10 +6,11 @@ use imago::file::File as ImagoFile;
 use imago::qcow2::Qcow2;
 use imago::vmdk::Vmdk;
 use imago::{
-    DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping, StorageOpenOptions,
+    DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping, Storage, StorageOpenOptions,
 };
 
 use super::gate::BesideOnly;
+use super::qcow2_bounds::Qcow2Bounds;
 use super::{Image, ImageError, Mapped};
 
 /// The largest disk; more is nonsense, or malice.
@@ -20,11 +21,24 @@ pub struct Foreign {
     access: FormatAccess<ImagoFile>,
     path: PathBuf,
     format: &'static str,
+    /// Where data may end in each file.
+    end: DataEnd,
+}
+
+/// Where data may end in a file.
+enum DataEnd {
+    /// Here.
+    At(u64),
+    /// At its end.
+    OfFile,
 }
 
 impl Foreign {
     /// A qcow2 image; one with a backing or data file is refused.
     pub fn qcow2(file: std::fs::File, path: &Path) -> Result<Self, ImageError> {
+        let bounds = Qcow2Bounds::read(&file).map_err(ImageError::io(path))?;
+        let what = "it was cut off";
+        let bounds = bounds.ok_or(ImageError::Damaged { path: path.to_owned(), what })?;
         let storage = ImagoFile::try_from(file).map_err(ImageError::io(path))?;
         let fault = driver_fault(path, "qcow2");
         let mut image = Qcow2::<ImagoFile>::open_image(storage, false).map_err(&fault)?;
@@ -37,7 +51,7 @@ impl Foreign {
             return Err(ImageError::Unsupported { path: path.to_owned(), what });
         }
         image.open_implicit_dependencies_gated(DenyImplicitOpenGate::default()).map_err(&fault)?;
-        Self::checked(FormatAccess::new(image), path, "qcow2")
+        Self::checked(FormatAccess::new(image), path, "qcow2", DataEnd::At(bounds.end_bytes))
     }
 
     /// A VMDK descriptor with flat extents beside it.
@@ -46,20 +60,21 @@ impl Foreign {
         let storage = ImagoFile::from_open_file(file, options).map_err(ImageError::io(path))?;
         let opened = Vmdk::<ImagoFile>::builder(storage).open(BesideOnly::new(path));
         let image = opened.map_err(driver_fault(path, "vmdk"))?;
-        Self::checked(FormatAccess::new(image), path, "vmdk")
+        Self::checked(FormatAccess::new(image), path, "vmdk", DataEnd::OfFile)
     }
 
     fn checked(
         access: FormatAccess<ImagoFile>,
         path: &Path,
         format: &'static str,
+        end: DataEnd,
     ) -> Result<Self, ImageError> {
         let size = access.size();
         if size > DISK_MAX_BYTES {
             let what = "it claims to hold more than 1 PiB";
             return Err(ImageError::Damaged { path: path.to_owned(), what });
         }
-        Ok(Self { access, path: path.to_owned(), format })
+        Ok(Self { access, path: path.to_owned(), format, end })
     }
 }
 
@@ -84,6 +99,17 @@ impl Image for Foreign {
                 return Err(ImageError::Damaged { path: self.path.clone(), what });
             }
             Mapping::Zero { .. } => Mapped { zero: true, length_bytes: length },
+            Mapping::Raw { storage, offset, .. } => {
+                let end = match self.end {
+                    DataEnd::At(end) => end,
+                    DataEnd::OfFile => storage.size().map_err(ImageError::io(&self.path))?,
+                };
+                if offset.checked_add(length).is_none_or(|data_end| data_end > end) {
+                    let what = "it was cut off";
+                    return Err(ImageError::Damaged { path: self.path.clone(), what });
+                }
+                Mapped { zero: false, length_bytes: length }
+            }
             _ => Mapped { zero: false, length_bytes: length },
         })
     }

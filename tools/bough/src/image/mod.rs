@@ -7,6 +7,7 @@ mod detect;
 mod error;
 mod foreign;
 mod gate;
+mod qcow2_bounds;
 mod raw;
 mod sparse_vmdk;
 mod target;

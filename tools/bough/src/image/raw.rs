@@ -92,6 +92,8 @@ mod tests {
         assert_eq!(data, Mapped { zero: false, length_bytes: 1024 });
         let mut out = [1; 1024];
         raw.read(8 << 20, &mut out).unwrap();
-        assert!(out[..700].iter().all(|byte| *byte == 7) && out[700..].iter().all(|byte| *byte == 0));
+        assert!(
+            out[..700].iter().all(|byte| *byte == 7) && out[700..].iter().all(|byte| *byte == 0)
+        );
     }
 }

@@ -110,10 +110,11 @@ fn create_file(path: &Path, options: TargetOptions) -> Result<Target, ImageError
 fn qcow2(file: File, size_bytes: u64) -> io::Result<Content> {
     let handle = file.try_clone()?;
     let storage = ImagoFile::try_from(file)?;
-    let image = Qcow2::<ImagoFile>::create_builder(storage).size(size_bytes).create_open(
-        DenyImplicitOpenGate::default(),
-        |storage| Ok(Qcow2::<ImagoFile>::builder(storage).backing(None).write(true)),
-    )?;
+    let image = Qcow2::<ImagoFile>::create_builder(storage)
+        .size(size_bytes)
+        .create_open(DenyImplicitOpenGate::default(), |storage| {
+            Ok(Qcow2::<ImagoFile>::builder(storage).backing(None).write(true))
+        })?;
     Ok(Content::Qcow2(Box::new(FormatAccess::new(image)), handle))
 }
 
@@ -162,8 +163,7 @@ impl Target {
             }
         }
         let Some(partial) = self.partial else { return Ok(()) };
-        let flags =
-            if partial.replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        let flags = if partial.replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         match renameat_with(CWD, &partial.path, CWD, &self.path, flags) {
             Err(rustix::io::Errno::EXIST) => Err(ImageError::Exists { path: self.path.clone() }),
             other => other.map_err(|errno| fault(errno.into())),

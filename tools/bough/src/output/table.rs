@@ -31,7 +31,8 @@ impl Table {
 
     /// The text, two spaces between columns and none at the ends of lines.
     pub fn text(&self) -> String {
-        let heading: Vec<String> = self.columns.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let heading: Vec<String> =
+            self.columns.iter().map(|(name, _)| (*name).to_owned()).collect();
         let lines: Vec<&Vec<String>> = std::iter::once(&heading).chain(&self.rows).collect();
         let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
         let widths: Vec<usize> =
@@ -55,7 +56,8 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let mut table = Table::new(&[("NAME", Align::Left), ("SIZE", Align::Right), ("OF", Align::Left)]);
+        let mut table =
+            Table::new(&[("NAME", Align::Left), ("SIZE", Align::Right), ("OF", Align::Left)]);
         table.row(vec!["├─ web".into(), "10G".into(), String::new()]);
         table.row(vec!["a".into(), "512".into(), "x@y".into()]);
         assert_eq!(table.text(), "NAME    SIZE  OF\n├─ web   10G  -\na        512  x@y");

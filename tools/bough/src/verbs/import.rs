@@ -70,7 +70,7 @@ fn text(imported: &Imported, file: &str, output: Output) -> String {
         "imported {file} as {}: {}, {} of data",
         imported.disk.name,
         output.size(head.size_bytes),
-        output.size(head.referenced_bytes)
+        output.size(imported.data_bytes)
     );
     if let Some(template) = &imported.template {
         text.push_str(&format!("\nsealed {} as a template", template.name));

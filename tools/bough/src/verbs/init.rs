@@ -32,7 +32,9 @@ pub async fn run(args: Init, global: &Global, output: Output) -> Result<ExitCode
         size_bytes,
     };
     output.print(&made, |made| match made.size_bytes {
-        Some(bytes) => format!("made a store of {} in {}", output.size(bytes), made.folder.display()),
+        Some(bytes) => {
+            format!("made a store of {} in {}", output.size(bytes), made.folder.display())
+        }
         None => format!("made a store on {} in {}", made.blocks.display(), made.folder.display()),
     })?;
     Ok(ExitCode::SUCCESS)

@@ -42,7 +42,11 @@ async fn qemu_disk(
 /// As a shell reads it; quoted only where it must be, so that `$(bough qemu-args ...)` works too.
 fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,./:+@%".contains(c);
-    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    if word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 #[cfg(test)]
@@ -51,7 +55,10 @@ mod tests {
 
     #[test]
     fn only_words_that_need_it_are_quoted() {
-        assert_eq!(shell_word("socket,id=bough-web,path=/run/a"), "socket,id=bough-web,path=/run/a");
+        assert_eq!(
+            shell_word("socket,id=bough-web,path=/run/a"),
+            "socket,id=bough-web,path=/run/a"
+        );
         assert_eq!(shell_word("path=/a b/it's"), "'path=/a b/it'\\''s'");
     }
 }

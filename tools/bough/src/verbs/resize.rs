@@ -14,6 +14,8 @@ pub async fn run(args: Resize, session: &mut Session) -> Result<ExitCode, Failur
     let request = Request { size_bytes: args.size.0, shrink: args.shrink };
     let disk: DiskInfo = session.backend.post(&path, &request).await?;
     let output = session.output;
-    output.print(&disk, |disk| format!("{} is now {}", disk.name, output.size(disk.head.size_bytes)))?;
+    output.print(&disk, |disk| {
+        format!("{} is now {}", disk.name, output.size(disk.head.size_bytes))
+    })?;
     Ok(ExitCode::SUCCESS)
 }

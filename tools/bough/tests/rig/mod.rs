@@ -174,7 +174,6 @@ impl Rig {
         let mut socket = UnixStream::connect(self.control_socket()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let _ = socket.write_all(bytes);
-        let _ = socket.shutdown(std::net::Shutdown::Write);
         let mut answer = Vec::new();
         let _ = socket.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
