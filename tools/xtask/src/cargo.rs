@@ -1,0 +1,89 @@
+//! Cargo, as the other words use it.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use bough_guests::Tally;
+
+/// How a program is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Quickly, with assertions.
+    Dev,
+    /// As it is delivered.
+    Release,
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.args(arguments).current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+fn root() -> &'static Path {
+    // tools/xtask lies two folders below.
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("."))
+}
+
+/// Whether this cargo command ends well.
+pub fn succeeds(arguments: &[&str]) -> Result<bool> {
+    println!("$ cargo {}", arguments.join(" "));
+    Ok(cargo(arguments).status()?.success())
+}
+
+/// Builds the `bough` command; returns its path.
+pub fn build_bough(profile: Profile) -> Result<PathBuf> {
+    let (flag, folder) = match profile {
+        Profile::Dev => ("dev", "debug"),
+        Profile::Release => ("release", "release"),
+    };
+    if !succeeds(&["build", "--quiet", "--package", "bough", "--profile", flag])? {
+        bail!("bough could not be built");
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root().join("target"), |dir| root().join(dir));
+    Ok(target.join(folder).join("bough"))
+}
+
+/// Runs `cargo test`, shows what it prints, and adds up its summaries. A run that failed without
+/// any failed test, for instance because it did not build, counts as one failure.
+pub fn test(arguments: &[&str]) -> Result<Tally> {
+    println!("$ cargo {}", arguments.join(" "));
+    let mut child = cargo(arguments).stdout(Stdio::piped()).spawn()?;
+    let lines = BufReader::new(child.stdout.take().context("its output is a pipe")?).lines();
+    let mut tally = Tally::default();
+    for line in lines {
+        let line = line?;
+        match summary(&line) {
+            Some(of_one) => tally.add(of_one),
+            None => println!("{line}"),
+        }
+    }
+    if !child.wait()?.success() && tally.failed == 0 {
+        tally.failed = 1;
+    }
+    Ok(tally)
+}
+
+/// `test result: ok. 5 passed; 0 failed; ...` of one test binary.
+fn summary(line: &str) -> Option<Tally> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count = |word: &str| {
+        counts.split(';').find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())
+    };
+    Some(Tally { passed: count("passed")?, failed: count("failed")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_counted_and_other_lines_are_not() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        assert_eq!(summary(line), Some(Tally { passed: 12, failed: 3 }));
+        assert_eq!(summary("test units::a_test ... ok"), None);
+    }
+}
