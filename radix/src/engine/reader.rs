@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
->>>>>>> 223dbeb (Tell the tree as a flat list; refuse images that were cut off; import says how much came)
 use bough_blockstore::{BLOCK_BYTES_U64, BlockCount, to_u64};
 
 use super::delete::queue_reclaim;
