@@ -145,28 +145,22 @@ impl RecordHeader {
     /// With more than [`MAX_ENTRIES`] entries or an empty range: bugs of ours.
     pub fn encode(&self, nonce: Nonce, out: &mut [u8; BLOCK_BYTES]) -> u32 {
         assert!(self.entries.len() <= MAX_ENTRIES && self.sequence.0 <= MAX_SEQUENCE);
-        let mut entries = [RawEntry { low: U64::ZERO, high: U64::ZERO }; MAX_ENTRIES];
-        for (raw, entry) in entries.iter_mut().zip(&self.entries) {
+        out.fill(0);
+        let raw: &mut RawHeader = zerocopy::transmute_mut!(out);
+        raw.magic = MAGIC.into();
+        raw.version = VERSION.into();
+        raw.flags = if self.group == GroupEnd::Later { FLAG_CONTINUES } else { 0 }.into();
+        raw.nonce = nonce.0;
+        raw.sequence = self.sequence.0.into();
+        raw.epoch = self.epoch.raw().into();
+        raw.at = self.at.raw().into();
+        raw.synced_upto = self.synced_upto.0.into();
+        raw.next_at = self.next_at.raw().into();
+        raw.previous_crc = self.previous_crc.into();
+        raw.entry_count = u16::try_from(self.entries.len()).expect("at most 249").into();
+        for (raw, entry) in raw.entries.iter_mut().zip(&self.entries) {
             *raw = encode_entry(entry);
         }
-        let raw = RawHeader {
-            magic: MAGIC.into(),
-            version: VERSION.into(),
-            flags: if self.group == GroupEnd::Later { FLAG_CONTINUES } else { 0 }.into(),
-            nonce: nonce.0,
-            sequence: self.sequence.0.into(),
-            epoch: self.epoch.raw().into(),
-            at: self.at.raw().into(),
-            synced_upto: self.synced_upto.0.into(),
-            next_at: self.next_at.raw().into(),
-            previous_crc: self.previous_crc.into(),
-            entry_count: u16::try_from(self.entries.len()).expect("at most 249").into(),
-            reserved: [0; 26],
-            entries,
-            reserved_tail: [0; 12],
-            crc: U32::ZERO,
-        };
-        out.copy_from_slice(raw.as_bytes());
         let crc = crc32fast::hash(&out[..CRC_OFFSET]);
         out[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
         crc

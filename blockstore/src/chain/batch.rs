@@ -35,8 +35,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub fn new() -> Self {
-        let mut buf = BlockBuf::with_capacity(SMALL_BLOCKS);
+    pub fn new(capacity: usize) -> Self {
+        let mut buf = BlockBuf::with_capacity(capacity);
         buf.push_zeroed();
         Self { buf, entries: Vec::new() }
     }
@@ -63,8 +63,8 @@ impl Batch {
         fill: &mut dyn FnMut(&mut [u8; BLOCK_BYTES]),
         config: &ChainConfig,
     ) {
-        if self.buf.block_count() == SMALL_BLOCKS {
-            self.buf.reserve(config.record_blocks + 1 - SMALL_BLOCKS.min(config.record_blocks));
+        if self.buf.is_full() {
+            self.buf.reserve(config.record_blocks + 1);
         }
         let block = self.buf.push_zeroed();
         fill(block);
@@ -88,8 +88,9 @@ pub(super) struct Staged {
 }
 
 impl Staged {
-    pub fn new(terms: Terms) -> Self {
-        Self { answer: Arc::default(), batches: vec![Batch::new()], terms }
+    pub fn new(terms: Terms, expected_blocks: usize) -> Self {
+        let batches = vec![Batch::new(expected_blocks.max(SMALL_BLOCKS))];
+        Self { answer: Arc::default(), batches, terms }
     }
 
     /// The batch that is being filled.
@@ -116,7 +117,7 @@ impl Staged {
 
     fn batch_with_room(&mut self, data_blocks: usize, config: &ChainConfig) -> &mut Batch {
         if !self.last().has_room(1, data_blocks, config) {
-            self.batches.push(Batch::new());
+            self.batches.push(Batch::new(config.record_blocks + 1));
         }
         self.last()
     }

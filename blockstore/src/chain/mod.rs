@@ -139,7 +139,7 @@ impl Chain {
                 Arc::clone(&staged.answer)
             } else {
                 state.close_open();
-                let mut staged = Staged::new(terms);
+                let mut staged = Staged::new(terms, entries);
                 staged.put(group, config);
                 let answer = Arc::clone(&staged.answer);
                 state.queue.push_back(staged);
@@ -308,7 +308,7 @@ impl Chain {
     }
 
     async fn wait_until(&self, holds: impl Fn(&State) -> bool) {
-        loop {
+        while !holds(&self.lock_state()) {
             let mut progress = pin!(self.progress.notified());
             // Registered before looking, so that no change falls in between.
             progress.as_mut().enable();
@@ -348,5 +348,6 @@ fn room_for<'a>(
     if !state.open.as_mut().is_some_and(fits) {
         state.close_open();
     }
-    state.open.get_or_insert_with(|| Staged::new(terms))
+    let expected = state.expected_blocks;
+    state.open.get_or_insert_with(|| Staged::new(terms, expected))
 }

@@ -35,8 +35,11 @@ impl Chain {
     /// later may have other chains cut off; once it has, the requirement could not be judged any
     /// more, and must be known to have been met.
     async fn pass_barrier(self: &Arc<Self>) {
-        let upto = self.lock_state().last_requiring;
-        if self.published_upto(upto).await.is_ok() {
+        let (upto, synced) = {
+            let state = self.lock_state();
+            (state.last_requiring, state.synced)
+        };
+        if upto > synced && self.published_upto(upto).await.is_ok() {
             // A failure is the chain's fault by now, and answers whatever is staged.
             let _ = self.synced(upto).await;
         }
@@ -86,7 +89,7 @@ impl Chain {
             return false;
         }
         let Some(runs) = self.take(1) else { return false };
-        let empty = Staged::new(Terms::Plain);
+        let empty = Staged::new(Terms::Plain, 1);
         let answer = Arc::clone(&empty.answer);
         self.seal_and_send(empty, &runs).await;
         match answer.wait().await {

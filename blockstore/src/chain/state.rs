@@ -63,6 +63,8 @@ pub(super) struct State {
     pub queue: VecDeque<Staged>,
     /// Being filled; follows the queue.
     pub open: Option<Staged>,
+    /// How large the last record was: the next will want as much.
+    pub expected_blocks: usize,
     /// The answer that the last staged write will get.
     pub last_answer: Option<Arc<Answer>>,
     /// Where the next sealed record goes.
@@ -97,6 +99,7 @@ impl State {
         Self {
             queue: VecDeque::new(),
             open: None,
+            expected_blocks: 0,
             last_answer: None,
             seal_at: start,
             epoch,
@@ -147,6 +150,7 @@ impl State {
         let (mut records, mut writes) = (Vec::new(), Vec::new());
         for (index, mut batch) in staged.batches.into_iter().enumerate() {
             let taken: Vec<_> = blocks.by_ref().take(batch.buf.block_count()).collect();
+            self.expected_blocks = batch.buf.block_count();
             assert_eq!(taken.len(), batch.buf.block_count(), "take returned too few blocks");
             let group = if index == last { GroupEnd::Here } else { GroupEnd::Later };
             let header = self.header(place(batch.entries, &taken), &taken, group);

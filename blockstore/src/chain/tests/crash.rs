@@ -4,7 +4,7 @@
 use super::history::{Variant, run};
 use crate::chain::Sabotage;
 
-const HISTORIES: u64 = 200;
+const HISTORIES: u64 = 120;
 
 #[test]
 fn what_was_answered_survives_a_kill_and_what_was_flushed_a_power_cut() {
