@@ -208,19 +208,21 @@ impl DeviceState {
 
     /// Writes as many of the pages as the host has room for.
     fn place(&mut self, at: u64, mut pages: Vec<Page>) -> Result<(), DeviceFault> {
-        let free = self.faults.host_blocks.unwrap_or(u64::MAX);
-        let free = free.saturating_sub(self.image.allocated().0);
         let count = to_u64(pages.len());
-        let fits = self.image.unallocated(at, count) <= free;
-        if !fits {
-            let fitting = (0..count).take_while(|n| self.image.unallocated(at, n + 1) <= free);
-            pages.truncate(fitting.count());
-        }
+        let fitting = self.blocks_that_fit(at, count);
+        pages.truncate(to_usize(fitting));
         for block in at..at + to_u64(pages.len()) {
             self.unreadable.remove(&block);
         }
         self.image.apply(Change::Pages { at, pages });
-        if fits { Ok(()) } else { Err(DeviceFault::NoSpace) }
+        if fitting == count { Ok(()) } else { Err(DeviceFault::NoSpace) }
+    }
+
+    fn blocks_that_fit(&self, at: u64, count: u64) -> u64 {
+        let Some(limit) = self.faults.host_blocks else { return count };
+        let free = limit.saturating_sub(self.image.allocated().0);
+        let fits = |blocks: &u64| self.image.unallocated(at, blocks + 1) <= free;
+        to_u64((0..count).take_while(fits).count())
     }
 }
 
