@@ -190,3 +190,28 @@ fn tolerate_refusal(outcome: io::Result<()>, said: &AtomicBool) -> io::Result<()
         outcome => outcome,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_host_is_told_from_a_broken_one() {
+        let span = Span { operation: Operation::Write, at: BlockAddr::ZERO, count: 1 };
+        for full in [libc::ENOSPC, libc::EDQUOT] {
+            let error = span.failed(io::Error::from_raw_os_error(full));
+            assert!(matches!(error.kind, DeviceFault::NoSpace));
+        }
+        let broken = span.failed(io::Error::from_raw_os_error(libc::EIO));
+        assert!(matches!(broken.kind, DeviceFault::Io(_)));
+    }
+
+    #[test]
+    fn a_host_that_keeps_discarded_blocks_is_no_error() {
+        let said = AtomicBool::new(false);
+        let refused = Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        assert!(tolerate_refusal(refused, &said).is_ok());
+        assert!(said.load(Ordering::Relaxed));
+        assert!(tolerate_refusal(Err(io::Error::from_raw_os_error(libc::EIO)), &said).is_err());
+    }
+}

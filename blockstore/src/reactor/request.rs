@@ -146,3 +146,55 @@ fn descriptor(file: &Arc<OwnedFd>) -> types::Fd {
 fn transfer_bytes(bytes: usize) -> u32 {
     u32::try_from(bytes.min(TRANSFER_BYTES_MAX)).expect("bounded in this line")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_of(blocks: usize) -> Request {
+        let file = Arc::new(OwnedFd::from(tempfile::tempfile().unwrap()));
+        Request::Write { file, offset: 0, data: BlockBuf::zeroed(blocks).share() }
+    }
+
+    fn is_again(next: &Next) -> bool {
+        matches!(next, Next::Again)
+    }
+
+    #[test]
+    fn a_short_transfer_goes_on_from_its_last_whole_block() {
+        let (write, mut progress) = (write_of(4), Progress::default());
+        assert!(is_again(&write.judge(&mut progress, 4096 + 512)));
+        assert_eq!(progress.moved, 4096);
+        assert!(is_again(&write.judge(&mut progress, 8192)));
+        assert!(matches!(write.judge(&mut progress, 4096), Next::Over(Ok(()))));
+    }
+
+    #[test]
+    fn an_interrupted_transfer_is_retried_but_not_for_ever() {
+        let (write, mut progress) = (write_of(1), Progress::default());
+        for _ in 0..FRUITLESS_MAX {
+            assert!(is_again(&write.judge(&mut progress, -libc::EINTR)));
+        }
+        let last = write.judge(&mut progress, -libc::EAGAIN);
+        assert!(
+            matches!(last, Next::Over(Err(error)) if error.kind() == io::ErrorKind::WouldBlock)
+        );
+    }
+
+    #[test]
+    fn an_error_after_a_part_is_the_error_of_the_whole() {
+        let (write, mut progress) = (write_of(2), Progress::default());
+        assert!(is_again(&write.judge(&mut progress, 4096)));
+        let next = write.judge(&mut progress, -libc::ENOSPC);
+        assert!(
+            matches!(next, Next::Over(Err(error)) if error.raw_os_error() == Some(libc::ENOSPC))
+        );
+    }
+
+    #[test]
+    fn a_transfer_that_moves_nothing_is_over() {
+        let (write, mut progress) = (write_of(1), Progress::default());
+        let next = write.judge(&mut progress, 0);
+        assert!(matches!(next, Next::Over(Err(error)) if error.kind() == io::ErrorKind::WriteZero));
+    }
+}
