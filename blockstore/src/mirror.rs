@@ -143,6 +143,10 @@ impl Device for Mirrored {
         Box::pin(async { Ok(()) })
     }
 
+    fn reserve(&self, run: BlockRun) -> IoFuture<()> {
+        self.inner.reserve(run)
+    }
+
     fn grow(&self, to: BlockCount) -> IoFuture<()> {
         self.inner.grow(to)
     }

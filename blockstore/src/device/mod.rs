@@ -49,6 +49,8 @@ pub enum Operation {
     Sync,
     /// Giving blocks back to the host.
     Discard,
+    /// Having the host set blocks aside.
+    Reserve,
     /// Making the medium larger.
     Grow,
 }
@@ -92,6 +94,10 @@ pub trait Device: Send + Sync {
     /// Gives the blocks back to the host; they may read as anything afterwards.
     fn discard(&self, run: BlockRun) -> IoFuture<()>;
 
+    /// Sees to it that writes to these blocks will not fail for want of space on the host. What
+    /// the blocks hold stays. A host that cannot promise that is no error.
+    fn reserve(&self, run: BlockRun) -> IoFuture<()>;
+
     /// Makes the medium at least `to` blocks large.
     fn grow(&self, to: BlockCount) -> IoFuture<()>;
 }
@@ -127,6 +133,7 @@ impl std::fmt::Display for Operation {
             Self::Write => "write",
             Self::Sync => "sync",
             Self::Discard => "discard",
+            Self::Reserve => "reservation",
             Self::Grow => "grow",
         })
     }

@@ -156,6 +156,24 @@ impl Device for UringDevice {
         )
     }
 
+    fn reserve(&self, run: BlockRun) -> IoFuture<()> {
+        let span = Span { operation: Operation::Reserve, at: run.start, count: run.count };
+        if let Some(error) = self.refusal(span) {
+            return Box::pin(async move { Err(error) });
+        }
+        if self.medium.is_device || run.count == 0 {
+            return Box::pin(async { Ok(()) });
+        }
+        let (file, offset, bytes) = (self.file(), span.offset(), BlockCount(run.count).bytes());
+        let call = offload(move || file::allocate(&file, offset, bytes));
+        Box::pin(async move {
+            match call.await {
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+                done => done.map_err(|error| span.failed(error)),
+            }
+        })
+    }
+
     fn grow(&self, to: BlockCount) -> IoFuture<()> {
         let span = Span { operation: Operation::Grow, at: BlockAddr::ZERO, count: to.0 };
         let (medium, blocks) = (Arc::clone(&self.medium), Arc::clone(&self.blocks));

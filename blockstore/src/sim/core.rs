@@ -201,6 +201,7 @@ const fn kind_number(operation: Operation) -> u64 {
         Operation::Sync => 3,
         Operation::Discard => 4,
         Operation::Grow => 5,
+        Operation::Reserve => 6,
     }
 }
 

@@ -174,7 +174,7 @@ impl DeviceState {
             }
             Operation::Sync => self.stats.syncs += 1,
             Operation::Discard => self.stats.discards += 1,
-            Operation::Grow => {}
+            Operation::Grow | Operation::Reserve => {}
         }
     }
 
@@ -383,6 +383,18 @@ impl Device for SimDevice {
     fn discard(&self, run: BlockRun) -> IoFuture<()> {
         let (at, count) = (run.start.raw(), run.count);
         self.begin_unit(|device| in_range(device, Work::Discard { at, count }))
+    }
+
+    fn reserve(&self, run: BlockRun) -> IoFuture<()> {
+        let (at, count) = (run.start.raw(), run.count);
+        let room = self.with(|device| device.reserve(at, count));
+        let refused = DeviceError {
+            operation: Operation::Reserve,
+            at: run.start,
+            run_count: run.count,
+            kind: DeviceFault::NoSpace,
+        };
+        Box::pin(async move { if room { Ok(()) } else { Err(refused) } })
     }
 
     fn grow(&self, to: BlockCount) -> IoFuture<()> {

@@ -106,7 +106,7 @@ impl DeviceState {
                 (faults.rotten_write, Mishap::Rot),
             ],
             Operation::Sync => &[(faults.sync_error, Mishap::Error)],
-            Operation::Discard | Operation::Grow => &[],
+            Operation::Discard | Operation::Grow | Operation::Reserve => &[],
         };
         let rng = &mut self.rng;
         odds.iter().find(|(odds, _)| odds.strikes(rng)).map(|(_, mishap)| *mishap)
@@ -204,6 +204,17 @@ impl DeviceState {
             }
             _ => self.place(at, pages),
         }
+    }
+
+    /// Has the host keep these blocks from now on; `false` where it has no room for them all.
+    pub(super) fn reserve(&mut self, at: u64, count: u64) -> bool {
+        let free = self.faults.host_blocks.unwrap_or(u64::MAX);
+        let fits =
+            self.image.unallocated(at, count) <= free.saturating_sub(self.image.allocated().0);
+        if fits {
+            self.image.reserve(at, count);
+        }
+        fits
     }
 
     /// Writes as many of the pages as the host has room for.

@@ -95,6 +95,21 @@ impl SimImage {
         self.place(at.raw(), page);
     }
 
+    /// Has the host keep blocks from now on, durably. What they hold stays.
+    pub(super) fn reserve(&mut self, at: u64, count: u64) {
+        let zeros = Page::copy_of(&[0; BLOCK_BYTES]);
+        for block in at..at + count {
+            let page = match self.page(block) {
+                Page::Hole => zeros.clone(),
+                page => page.kept(),
+            };
+            if self.durable.get(block).is_none() {
+                self.durable.put(block, page.clone());
+            }
+            self.place(block, page);
+        }
+    }
+
     /// Cuts the medium short, durably: a damage tool.
     pub fn truncate(&mut self, blocks: BlockCount) {
         self.resize_current(blocks.0);

@@ -41,6 +41,18 @@ impl Page {
         }
     }
 
+    /// The same contents, kept by the host.
+    pub(super) fn kept(&self) -> Self {
+        match self {
+            Self::Bytes(bytes) | Self::Stale(bytes) => Self::Bytes(Arc::clone(bytes)),
+            Self::Garbage(_) | Self::Hole => {
+                let mut bytes = [0; BLOCK_BYTES];
+                self.copy_to(&mut bytes);
+                Self::Bytes(Arc::new(bytes))
+            }
+        }
+    }
+
     /// What a discard leaves of it.
     pub(super) fn discarded(&self, rng: &mut SimRng) -> Self {
         match (rng.below(4), self) {

@@ -4,6 +4,7 @@ use bough_blockstore::{
     BLOCK_BYTES, BlockAddr, BlockBuf, BlockCount, Device, Epoch, PoolRun, Superblock, write_pair,
 };
 
+use super::open::reserve_pool;
 use super::view::EPOCH;
 use super::{CatalogueError, Disk0, Pool};
 use crate::cache::NodeCache;
@@ -99,6 +100,9 @@ impl Disk0 {
     pub async fn grow(&self, size: BlockCount, run: Option<PoolRun>) -> Result<(), CatalogueError> {
         let mut superblock = self.writer.write().await;
         self.checkpoint(&mut superblock).await?;
+        if let Some(run) = run {
+            reserve_pool(&self.raw_device, run).await?;
+        }
         let mut grown = superblock.clone();
         grown.size = size;
         grown.pool.extend(run);

@@ -63,7 +63,7 @@ pub struct Opened {
 
 /// Blocks of each copy of the pool in a store of `blocks`.
 pub fn pool_blocks(blocks: u64) -> u64 {
-    (blocks / 64).clamp(128, 1 << 18)
+    (blocks / 128).clamp(128, 1 << 16)
 }
 
 /// Writes an empty store. The superblocks go last: a crash leaves no store, or a whole one.
@@ -76,6 +76,7 @@ pub async fn format(
     let count = pool_blocks(size.0);
     let primary = BlockAddr::of(SUPERBLOCK_BLOCKS);
     let run = PoolRun { primary, mirror: primary.plus(count), count };
+    reserve_pool(device, run).await?;
     let mirrored: Arc<dyn Device> = Mirrored::new(Arc::clone(device), vec![run]);
     let pool = Pool::new(&[run]);
     let virgin_from = BlockAddr::of(SUPERBLOCK_BLOCKS + 2 * count);
@@ -96,6 +97,17 @@ pub async fn format(
         epoch: EPOCH,
     };
     write_pair(device, &superblock).await?;
+    Ok(())
+}
+
+/// A full host must not keep deletes from being committed: they make the room.
+pub(super) async fn reserve_pool(
+    device: &Arc<dyn Device>,
+    run: PoolRun,
+) -> Result<(), CatalogueError> {
+    for start in [run.primary, run.mirror] {
+        device.reserve(BlockRun { start, count: run.count }).await?;
+    }
     Ok(())
 }
 
