@@ -206,7 +206,12 @@ impl Disk {
         match self.merge_frozen(frozen, &mut sink).await {
             Ok(merged) => {
                 sink.settle();
-                self.commit_merged(frozen, merged, start).await
+                let done = self.commit_merged(frozen, merged, start).await;
+                if done.as_ref().is_err_and(EngineError::is_no_space) {
+                    // The catalogue had no room: asked for before anything else changed.
+                    self.store.free_taken(&sink.nodes);
+                }
+                done
             }
             Err(error) => {
                 *lock(&frozen.promised_nodes) = sink.undo().await;

@@ -1,6 +1,6 @@
 //! Growing and shrinking disks.
 
-use bough_blockstore::BlockCount;
+use bough_blockstore::{BlockAddr, BlockCount};
 
 use super::create::check_size;
 use super::{Engine, EngineError};
@@ -84,7 +84,22 @@ impl Engine {
                 return Err(error);
             }
         };
-        let bits = BitChanges { set: sink.nodes, clear: merged.freed };
+        let committed = self.commit_fitted(disk, size_bytes, merged, &sink.nodes).await;
+        if committed.as_ref().is_err_and(EngineError::is_no_space) {
+            self.store().free_taken(&sink.nodes);
+        }
+        committed
+    }
+
+    async fn commit_fitted(
+        &self,
+        disk: &Disk,
+        size_bytes: u64,
+        merged: Merged,
+        nodes: &[BlockAddr],
+    ) -> Result<(), EngineError> {
+        let bits = BitChanges { set: nodes.to_vec(), clear: merged.freed };
+        let head_id = disk.lock().head;
         let mut commit = self.store().catalogue.begin(PoolNeed::Release).await?;
         let mut rows = Rows::new(&mut commit);
         let head = rows.version(head_id).await?;
