@@ -4,13 +4,14 @@
 //! attached, and never touch the catalogue.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use bough_blockstore::ReactorHandle;
+use bough_blockstore::{ReactorHandle, to_u64, to_usize};
 use bough_radix::{Attachment, Disk, DiskName};
 
+use crate::execute::SERIAL_BYTES;
 use crate::sockets::{SocketDir, SocketError, SocketRights, disk_socket};
+use crate::vhost::{Export, ExportOptions};
 
 /// All running exports.
 pub struct Exports {
@@ -22,7 +23,7 @@ pub struct Exports {
 
 struct Running {
     attachment: Attachment,
-    socket: PathBuf,
+    export: Export,
 }
 
 impl Exports {
@@ -45,15 +46,33 @@ impl Exports {
     ) -> Result<(), SocketError> {
         let socket = disk_socket(self.folder.path(), name);
         let listener = SocketDir::listen(&socket, self.rights)?;
-        let _ = (disk, listener, &self.reactors);
-        self.running.insert(name.clone(), Running { attachment, socket });
+        let options = ExportOptions {
+            name: name.to_string(),
+            queues: attachment.queues,
+            read_only: attachment.read_only,
+            serial: serial_of(&disk),
+        };
+        let reactor = self.reactor_of(&disk);
+        let export = Export::start(disk, listener, socket.clone(), options, reactor)
+            .map_err(|source| SocketError::Io { path: socket, source })?;
+        self.running.insert(name.clone(), Running { attachment, export });
         Ok(())
+    }
+
+    /// Disks are dealt to the reactors in turn, and a disk always to the same one.
+    fn reactor_of(&self, disk: &Disk) -> ReactorHandle {
+        let count = to_u64(self.reactors.len());
+        self.reactors[to_usize(u64::from(disk.id().0) % count)].clone()
     }
 
     /// Stops offering a disk: connected front ends lose it once what is under way has ended.
     pub async fn stop(&mut self, disk: &DiskName) {
         if let Some(running) = self.running.remove(disk) {
-            let _ = std::fs::remove_file(&running.socket);
+            // Waits for what guests have under way: not on a thread that serves others.
+            let stopped = tokio::task::spawn_blocking(move || running.export.stop()).await;
+            if let Err(error) = stopped {
+                tracing::error!(%disk, %error, "an export did not stop");
+            }
         }
     }
 
@@ -63,4 +82,11 @@ impl Exports {
             self.stop(&name).await;
         }
     }
+}
+
+/// What a guest sees as the disk's serial number: the beginning of its identity, which no rename
+/// changes.
+fn serial_of(disk: &Disk) -> [u8; SERIAL_BYTES] {
+    let text = disk.uuid().simple().to_string();
+    std::array::from_fn(|at| text.as_bytes()[at])
 }

@@ -1,11 +1,18 @@
 //! Disks over vhost-user-blk, and the control API. Knows no KVM.
 
+mod complete;
 mod control;
+mod disk;
+mod execute;
 mod exports;
 mod folder;
+mod guest;
+mod reactor;
+mod request;
 mod serve;
 mod sockets;
 mod store;
+mod vhost;
 
 pub use control::{
     ApiError, Attached, CloneDisks, Control, CreateDisk, Delete, DiffEvent, DiffQuery, DiskState,
@@ -13,9 +20,13 @@ pub use control::{
     Grow, ImportQuery, Imported, OPENAPI_DOCUMENT, Rename, Resize, RollBack, SIZE_HEADER, Scrub,
     ScrubEvent, ServerInfo, SetSealed, StatusReport, TakeSnapshots, router,
 };
+pub use disk::BlockDisk;
+pub use execute::SERIAL_BYTES;
 pub use folder::{FolderError, StoreFolder};
+pub use request::RequestError;
 pub use serve::{ServeError, ServeOptions, serve};
 pub use sockets::{
     SocketError, SocketRights, control_socket, default_socket_dir, disk_socket, group_number,
 };
 pub use store::{NewBlocks, OpenOptions, OpenStore, StoreError, create_store};
+pub use vhost::{Export, ExportOptions, MAX_QUEUES, VhostError};

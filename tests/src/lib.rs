@@ -1,1 +1,3 @@
 //! Stories across crates.
+
+pub mod vhost;

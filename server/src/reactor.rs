@@ -1,0 +1,46 @@
+//! The reactor as serving a guest uses it: tasks, turns, and eventfds.
+
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bough_blockstore::{Runtime, Task, UringRuntime, readable};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+/// Runs a task on this thread's reactor.
+pub(crate) fn spawn(task: Task) {
+    UringRuntime.spawn(task);
+}
+
+/// Completes after every task that is ready now has had its turn.
+pub(crate) async fn yield_now() {
+    UringRuntime.yield_now().await;
+}
+
+/// Waits for a kick, and takes all there are.
+pub(crate) async fn kicked(eventfd: &Arc<OwnedFd>) -> io::Result<()> {
+    readable(Arc::clone(eventfd)).await?;
+    let mut count = [0; 8];
+    // Without waiting, though the eventfd may be a blocking one: the front end has it too, and
+    // may have taken the kick from under us.
+    match preadv2(eventfd, &mut [IoSliceMut::new(&mut count)], u64::MAX, ReadWriteFlags::NOWAIT) {
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits for whichever comes first; the other is dropped. `first` is asked first.
+pub(crate) async fn either<T>(
+    first: impl Future<Output = T>,
+    second: impl Future<Output = T>,
+) -> T {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    std::future::poll_fn(|context| match first.as_mut().poll(context) {
+        Poll::Pending => second.as_mut().poll(context),
+        ready => ready,
+    })
+    .await
+}

@@ -1,0 +1,304 @@
+//! A disk offered on a socket: accepting front ends, one thread each, until told to stop.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bough_blockstore::ReactorHandle;
+use bough_radix::Access;
+
+use crate::disk::BlockDisk;
+use crate::execute::SERIAL_BYTES;
+use crate::vhost::config::MAX_QUEUES;
+use crate::vhost::connection;
+use crate::vhost::fault::Fault;
+use crate::vhost::session::Subject;
+use crate::vhost::{VhostError, sigbus};
+
+/// Front ends waiting or served on one socket; more are turned away at once.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a newcomer waits for a live predecessor, which may be about to go.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks whether the predecessor is still alive.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How a disk is offered.
+#[derive(Clone, Debug)]
+pub struct ExportOptions {
+    /// The disk's name, for messages.
+    pub name: String,
+    /// Virtqueues offered, 1 to [`MAX_QUEUES`].
+    pub queues: u16,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// What GET_ID answers, padded with zeros.
+    pub serial: [u8; SERIAL_BYTES],
+}
+
+/// A disk being offered. Dropping it stops: front ends are cut off, what they had under way ends,
+/// the socket's path is removed.
+pub struct Export {
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+    path: PathBuf,
+}
+
+struct Shared {
+    listener: UnixListener,
+    options: ExportOptions,
+    state: Mutex<State>,
+    /// Signalled when a connection has ended.
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    stopping: bool,
+    next_id: u64,
+    connections: Vec<Connected>,
+    last_fault: Option<VhostError>,
+}
+
+struct Connected {
+    id: u64,
+    client: String,
+    fault: Arc<Fault>,
+    /// Let in by the disk, not waiting for another to go.
+    served: bool,
+}
+
+impl Export {
+    /// Begins to accept front ends on `listener`, which is bound to `path`.
+    ///
+    /// # Errors
+    /// Where a thread cannot be started.
+    pub fn start<D: BlockDisk>(
+        disk: Arc<D>,
+        listener: UnixListener,
+        path: PathBuf,
+        options: ExportOptions,
+        reactor: ReactorHandle,
+    ) -> io::Result<Self> {
+        sigbus::guard()?;
+        let queues = options.queues.clamp(1, MAX_QUEUES);
+        let options = ExportOptions { queues, ..options };
+        let shared =
+            Arc::new(Shared { listener, options, state: Mutex::default(), ended: Condvar::new() });
+        let accepting = Arc::clone(&shared);
+        let acceptor = thread::Builder::new()
+            .name(format!("accept:{}", shared.options.name))
+            .spawn(move || accept_all(&accepting, &disk, &reactor))?;
+        Ok(Self { shared, acceptor: Some(acceptor), path })
+    }
+
+    /// Who is being served.
+    pub fn clients(&self) -> Vec<String> {
+        let state = self.shared.lock();
+        state.connections.iter().filter(|c| c.served).map(|c| c.client.clone()).collect()
+    }
+
+    /// Why the last front end was refused or cut off, if one was.
+    pub fn last_fault(&self) -> Option<VhostError> {
+        self.shared.lock().last_fault.clone()
+    }
+
+    /// Where front ends connect.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// Cuts all front ends off and waits until what they had under way has ended.
+    pub fn stop(mut self) {
+        self.shut();
+    }
+
+    fn shut(&mut self) {
+        let Some(acceptor) = self.acceptor.take() else { return };
+        // The path first: nobody finds a socket that nobody answers.
+        let _ = std::fs::remove_file(&self.path);
+        {
+            let mut state = self.shared.lock();
+            state.stopping = true;
+            state.connections.iter().for_each(|connected| connected.fault.hang_up());
+        }
+        // Wakes the acceptor; it waits for the connections.
+        let _ = rustix::net::shutdown(&self.shared.listener, rustix::net::Shutdown::Both);
+        if acceptor.join().is_err() {
+            tracing::error!(disk = self.shared.options.name, "an export's thread panicked");
+        }
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a newcomer into the list, unless there is no room or no future.
+    fn enter(&self, client: &str, fault: &Arc<Fault>) -> Option<u64> {
+        let mut state = self.lock();
+        if state.stopping || state.connections.len() >= MAX_CONNECTIONS {
+            return None;
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        let (client, fault) = (client.to_owned(), Arc::clone(fault));
+        state.connections.push(Connected { id, client, fault, served: false });
+        Some(id)
+    }
+
+    /// Notes why a front end does not go on.
+    fn note(&self, client: &str, error: &VhostError) {
+        tracing::warn!(disk = self.options.name, %client, %error, "a front end was cut off");
+        self.lock().last_fault = Some(error.clone());
+    }
+
+    fn leave(&self, id: u64) {
+        self.lock().connections.retain(|connected| connected.id != id);
+        self.ended.notify_all();
+    }
+
+    fn wait_for_all(&self) {
+        let mut state = self.lock();
+        while !state.connections.is_empty() {
+            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Asks the disk to let a newcomer in. One that is in its way but already gone, or going, is
+    /// waited for: a front end that was restarted connects before its predecessor's requests have
+    /// ended.
+    fn let_in<D: BlockDisk>(
+        &self,
+        disk: &Arc<D>,
+        id: u64,
+        client: &str,
+    ) -> Result<D::Connection, VhostError> {
+        let access = if self.options.read_only { Access::ReadOnly } else { Access::ReadWrite };
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.lock();
+        loop {
+            let refusal = match disk.connect(client, access) {
+                Ok(connection) => {
+                    state
+                        .connections
+                        .iter_mut()
+                        .filter(|c| c.id == id)
+                        .for_each(|c| c.served = true);
+                    return Ok(connection);
+                }
+                Err(error) => error,
+            };
+            let mut others = state.connections.iter().filter(|c| c.served);
+            let waiting_helps = others.clone().next().is_some()
+                && (Instant::now() < deadline || others.any(|c| c.fault.front_end_is_gone()));
+            if !waiting_helps || state.stopping {
+                let source = Arc::new(refusal);
+                return Err(VhostError::Refused { client: client.to_owned(), source });
+            }
+            let waited = self.ended.wait_timeout(state, LOOK_AGAIN);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+fn accept_all<D: BlockDisk>(shared: &Arc<Shared>, disk: &Arc<D>, reactor: &ReactorHandle) {
+    loop {
+        match shared.listener.accept() {
+            Ok((socket, _)) => admit(shared, disk, reactor, socket),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) if shared.lock().stopping => break,
+            Err(error) => {
+                // Out of descriptors, most likely; it passes.
+                tracing::warn!(disk = shared.options.name, %error, "cannot accept a front end");
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+    shared.wait_for_all();
+}
+
+/// Gives a front end its thread.
+fn admit<D: BlockDisk>(
+    shared: &Arc<Shared>,
+    disk: &Arc<D>,
+    reactor: &ReactorHandle,
+    socket: UnixStream,
+) {
+    let client = connection::describe(&socket);
+    let name = &shared.options.name;
+    let fault = match socket.try_clone() {
+        Ok(clone) => Arc::new(Fault::new(clone)),
+        Err(error) => return tracing::warn!(disk = name, %client, %error, "cannot serve"),
+    };
+    let Some(id) = shared.enter(&client, &fault) else {
+        let _ = socket.shutdown(Shutdown::Both);
+        return tracing::warn!(disk = name, %client, "turned away: too many front ends");
+    };
+    let (shared_there, disk, reactor) = (Arc::clone(shared), Arc::clone(disk), reactor.clone());
+    let spawned = thread::Builder::new().name(format!("vhost:{name}")).spawn(move || {
+        let shared = shared_there;
+        // Whatever happens in here, the list is kept right.
+        let _leaving = Leaving { shared: &shared, id };
+        serve_one(&shared, &disk, reactor, id, &client, socket, fault);
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(disk = name, %error, "cannot serve a front end");
+        shared.leave(id);
+    }
+}
+
+struct Leaving<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.shared.leave(self.id);
+    }
+}
+
+fn serve_one<D: BlockDisk>(
+    shared: &Shared,
+    disk: &Arc<D>,
+    reactor: ReactorHandle,
+    id: u64,
+    client: &str,
+    socket: UnixStream,
+    fault: Arc<Fault>,
+) {
+    let options = &shared.options;
+    let connection = match shared.let_in(disk, id, client) {
+        Ok(connection) => connection,
+        Err(error) => {
+            shared.note(client, &error);
+            return fault.hang_up();
+        }
+    };
+    tracing::info!(disk = options.name, %client, "a front end connected");
+    let subject = Subject {
+        disk: Arc::clone(disk),
+        reactor,
+        fault,
+        queues: options.queues,
+        read_only: options.read_only,
+        serial: options.serial,
+    };
+    match connection::serve(socket, subject) {
+        Ok(()) => tracing::info!(disk = options.name, %client, "a front end left"),
+        Err(error) => shared.note(client, &error),
+    }
+    // Only now may another write: nothing of this one's is under way.
+    drop(connection);
+}

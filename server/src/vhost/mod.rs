@@ -1,0 +1,27 @@
+//! Disks over vhost-user-blk.
+//!
+//! An [`Export`] offers a disk on a socket. Each front end that connects has a thread, on which
+//! its messages change a session's state; each of its queues, once running, is a task on the
+//! disk's reactor. What a hostile front end or guest can do is end its own connection, with a
+//! [`VhostError`] that says why.
+
+mod channel;
+mod config;
+mod connection;
+mod error;
+mod eventfd;
+mod export;
+mod fault;
+mod inflight;
+mod memory;
+mod queue;
+mod ring;
+mod session;
+mod shared;
+mod sigbus;
+
+pub use config::MAX_QUEUES;
+pub use error::VhostError;
+pub use export::{Export, ExportOptions};
+pub(crate) use inflight::{InflightQueue, InflightRegion, Shape};
+pub(crate) use shared::{SharedMapping, SharedRegion};

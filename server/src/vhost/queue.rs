@@ -1,0 +1,198 @@
+//! One queue of a session: what the front end has said of it, and its ring where it runs.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use bough_blockstore::ReactorHandle;
+
+use crate::disk::BlockDisk;
+use crate::vhost::config::Features;
+use crate::vhost::memory::MemoryMap;
+use crate::vhost::ring::{Layout, Ring, Surroundings};
+use crate::vhost::{InflightRegion, VhostError};
+
+/// Descriptors in a ring at most; virtio's own bound.
+const MAX_SIZE: u32 = 32768;
+
+/// Where a ring lies, as the front end sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    pub(crate) descriptors: u64,
+    pub(crate) available: u64,
+    pub(crate) used: u64,
+}
+
+/// A queue, running or not.
+pub(crate) struct QueueSetup<D: BlockDisk> {
+    index: u16,
+    size: u16,
+    addresses: Option<Addresses>,
+    /// The next entry of the available ring, while it does not run.
+    base: u16,
+    enabled: bool,
+    /// Given: the ring is started.
+    kick: Option<Arc<OwnedFd>>,
+    call: Option<Arc<File>>,
+    error: Option<Arc<File>>,
+    /// The ring, where it is started and enabled, and its place when it was started.
+    running: Option<(Arc<Ring<D>>, Layout)>,
+}
+
+impl<D: BlockDisk> QueueSetup<D> {
+    /// A queue of which nothing is known.
+    pub(crate) fn new(index: u16) -> Self {
+        Self {
+            index,
+            size: 0,
+            addresses: None,
+            base: 0,
+            enabled: false,
+            kick: None,
+            call: None,
+            error: None,
+            running: None,
+        }
+    }
+
+    /// Back to that.
+    pub(crate) fn reset(&mut self) {
+        self.stop();
+        *self = Self::new(self.index);
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        self.running.is_some()
+    }
+
+    pub(crate) fn addresses(&self) -> Option<Addresses> {
+        self.addresses
+    }
+
+    pub(crate) fn set_size(&mut self, size: u32) -> Result<(), VhostError> {
+        let bad = VhostError::BadQueueSize { queue: usize::from(self.index), size };
+        if size == 0 || size > MAX_SIZE || !size.is_power_of_two() {
+            return Err(bad);
+        }
+        self.size = u16::try_from(size).map_err(|_| bad)?;
+        Ok(())
+    }
+
+    pub(crate) fn set_addresses(&mut self, addresses: Addresses) {
+        self.addresses = Some(addresses);
+    }
+
+    pub(crate) fn set_base(&mut self, base: u16) {
+        self.base = base;
+    }
+
+    pub(crate) fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+        if !enabled {
+            self.rest();
+        }
+    }
+
+    /// Another kick means another start.
+    pub(crate) fn set_kick(&mut self, kick: Arc<OwnedFd>) {
+        self.rest();
+        self.kick = Some(kick);
+    }
+
+    pub(crate) fn set_call(&mut self, call: Option<Arc<File>>) {
+        self.call = call;
+        if let Some((ring, _)) = &self.running {
+            ring.set_call(self.call.clone());
+        }
+    }
+
+    pub(crate) fn set_error(&mut self, error: Option<Arc<File>>) {
+        self.error = error;
+        if let Some((ring, _)) = &self.running {
+            ring.set_error(self.error.clone());
+        }
+    }
+
+    /// Starts the ring if it is started and enabled and does not run. A kick that came too early
+    /// is not missed: a ring begins by looking.
+    pub(crate) fn start_if_ready(
+        &mut self,
+        map: &MemoryMap,
+        region: Option<&InflightRegion>,
+        features: Features,
+        around: Surroundings<D>,
+        reactor: &ReactorHandle,
+    ) -> Result<(), VhostError> {
+        let Some(kick) = self.kick.clone() else { return Ok(()) };
+        if !self.enabled || self.runs() {
+            return Ok(());
+        }
+        let layout = self.layout(map, features)?;
+        let ring = Ring::start(&layout, around, region, kick, reactor)?;
+        ring.set_error(self.error.clone());
+        if self.call.is_some() {
+            ring.set_call(self.call.clone());
+        }
+        self.running = Some((ring, layout));
+        Ok(())
+    }
+
+    fn layout(&self, map: &MemoryMap, features: Features) -> Result<Layout, VhostError> {
+        let incomplete = VhostError::QueueIncomplete { queue: usize::from(self.index) };
+        let addresses = self.addresses.filter(|_| self.size > 0).ok_or(incomplete)?;
+        Ok(Layout {
+            index: self.index,
+            size: self.size,
+            descriptors: map.guest_address(addresses.descriptors)?,
+            available: map.guest_address(addresses.available)?,
+            used: map.guest_address(addresses.used)?,
+            base: self.base,
+            event_index: features.event_index(),
+        })
+    }
+
+    /// Goes over to another memory map. `true`: the ring lies elsewhere now, was stopped, and has
+    /// to be started again.
+    pub(crate) fn follow(&mut self, map: &MemoryMap) -> Result<bool, VhostError> {
+        let (Some((ring, layout)), Some(addresses)) = (&self.running, self.addresses) else {
+            return Ok(false);
+        };
+        let stays = map.guest_address(addresses.descriptors)? == layout.descriptors
+            && map.guest_address(addresses.available)? == layout.available
+            && map.guest_address(addresses.used)? == layout.used;
+        if stays {
+            ring.set_memory(map.memory())?;
+        } else {
+            self.rest();
+        }
+        Ok(!stays)
+    }
+
+    /// Stops the ring, all answered, ready to go on where it was.
+    fn rest(&mut self) {
+        if let Some((ring, _)) = self.running.take() {
+            self.base = ring.drain();
+        }
+    }
+
+    /// Stops the ring for good, all answered. Returns the next entry of the available ring.
+    pub(crate) fn stop(&mut self) -> u16 {
+        self.rest();
+        self.kick = None;
+        self.base
+    }
+
+    /// Answers nothing more, without waiting.
+    pub(crate) fn stop_answering(&self) {
+        if let Some((ring, _)) = &self.running {
+            ring.stop_answering();
+        }
+    }
+
+    /// Answers nothing more; returns when nothing is under way.
+    pub(crate) fn abandon(&mut self) {
+        if let Some((ring, _)) = self.running.take() {
+            ring.abandon();
+        }
+    }
+}

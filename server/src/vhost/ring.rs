@@ -1,0 +1,496 @@
+//! One ring being served: taking requests, carrying them out side by side, answering them.
+//!
+//! I own a virtqueue from its start to its stop. The reactor takes and answers; the thread of
+//! the connection starts me, stops me and swaps my memory map. Each does so under one short
+//! lock, never held across a wait.
+//!
+//! Invariants: a chain is taken at most once before it is answered, so there are never more
+//! requests than descriptors. Nothing is published after [`Ring::abandon`] was called. A
+//! stopped ring has nothing under way.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::GuestAddress;
+
+use bough_blockstore::{ReactorHandle, to_usize};
+
+use crate::complete::{self, Finished};
+use crate::disk::BlockDisk;
+use crate::execute::{Outcome, Policy, execute};
+use crate::guest::Memory;
+use crate::reactor;
+use crate::request::{self, Request, RequestError, Table};
+use crate::vhost::fault::Fault;
+use crate::vhost::{InflightQueue, InflightRegion, VhostError, eventfd, memory};
+
+/// Data that one ring may have under way; more waits in the ring.
+const MAX_BYTES_IN_FLIGHT: u64 = 32 << 20;
+/// Requests taken before others on the reactor get their turn.
+const MAX_TAKEN_PER_TURN: usize = 256;
+
+/// Where a ring lies and how it begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) index: u16,
+    pub(crate) size: u16,
+    pub(crate) descriptors: GuestAddress,
+    pub(crate) available: GuestAddress,
+    pub(crate) used: GuestAddress,
+    /// The next entry of the available ring.
+    pub(crate) base: u16,
+    pub(crate) event_index: bool,
+}
+
+/// What a ring needs from its surroundings.
+pub(crate) struct Surroundings<D> {
+    pub(crate) disk: Arc<D>,
+    pub(crate) policy: Policy,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) fault: Arc<Fault>,
+}
+
+/// A virtqueue being served.
+pub(crate) struct Ring<D> {
+    index: u16,
+    table: Table,
+    disk: Arc<D>,
+    policy: Policy,
+    fault: Arc<Fault>,
+    state: Mutex<State>,
+    /// Signalled when the last request under way has ended.
+    idle: Condvar,
+    /// Wakes the server task from its wait for a kick.
+    wake: Notify,
+}
+
+struct State {
+    phase: Phase,
+    queue: Queue,
+    memory: Arc<Memory>,
+    log: Option<InflightQueue>,
+    /// Which chains are taken, by first descriptor.
+    taken: Vec<bool>,
+    under_way: usize,
+    bytes_under_way: u64,
+    call: Option<Arc<File>>,
+    error: Option<Arc<File>>,
+    signal_due: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Taking and answering.
+    Serving,
+    /// Answering what was taken, taking nothing.
+    Draining,
+    /// Neither: the front end is gone, or cannot be trusted any more.
+    Abandoned,
+}
+
+/// What a look at the available ring found.
+enum Taken {
+    Request(Claim, Request, Arc<Memory>),
+    /// Nothing, or nothing yet: wait for a kick or a completion.
+    Nothing,
+    /// The ring has stopped.
+    Stopped,
+}
+
+/// A request's place among those under way.
+struct Claim {
+    head: u16,
+    bytes: u64,
+}
+
+impl<D: BlockDisk> Ring<D> {
+    /// Checks a ring and begins to serve it. What `region` says was left unanswered goes first.
+    pub(crate) fn start(
+        layout: &Layout,
+        around: Surroundings<D>,
+        region: Option<&InflightRegion>,
+        kick: Arc<OwnedFd>,
+        reactor: &ReactorHandle,
+    ) -> Result<Arc<Self>, VhostError> {
+        let (state, unanswered) = prepare(layout, around.memory, region)?;
+        let ring = Arc::new(Self {
+            index: layout.index,
+            table: Table { address: layout.descriptors, count: layout.size },
+            disk: around.disk,
+            policy: around.policy,
+            fault: around.fault,
+            state: Mutex::new(state),
+            idle: Condvar::new(),
+            wake: Notify::new(),
+        });
+        let served = Arc::clone(&ring);
+        reactor.spawn(move || Box::pin(served.serve(kick, unanswered)));
+        Ok(ring)
+    }
+
+    /// Where to tell the driver of completions. It is told at once: what was published before it
+    /// said where to call would otherwise go unnoticed.
+    pub(crate) fn set_call(&self, call: Option<Arc<File>>) {
+        if let Some(call) = &call {
+            eventfd::signal(call);
+        }
+        self.lock().call = call;
+    }
+
+    /// Where to tell the front end of a broken ring.
+    pub(crate) fn set_error(&self, error: Option<Arc<File>>) {
+        self.lock().error = error;
+    }
+
+    /// Serves from another map. Requests under way keep theirs.
+    pub(crate) fn set_memory(&self, memory: Arc<Memory>) -> Result<(), VhostError> {
+        let mut state = self.lock();
+        if !state.queue.is_valid(&*memory) {
+            return Err(VhostError::BadRing { queue: usize::from(self.index) });
+        }
+        state.memory = memory;
+        Ok(())
+    }
+
+    /// Takes nothing more, waits until everything taken is answered, and returns the next
+    /// entry of the available ring.
+    pub(crate) fn drain(&self) -> u16 {
+        let next = self.finish(Phase::Draining).queue.next_avail();
+        self.tell_driver();
+        next
+    }
+
+    /// Takes and answers nothing more, without waiting for what is under way.
+    pub(crate) fn stop_answering(&self) {
+        self.lock().phase = Phase::Abandoned;
+        self.wake.notify_one();
+    }
+
+    /// Takes and answers nothing more; returns when nothing is under way. What was not answered
+    /// stays marked in the in-flight region.
+    pub(crate) fn abandon(&self) {
+        drop(self.finish(Phase::Abandoned));
+    }
+
+    fn finish(&self, phase: Phase) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        if state.phase != Phase::Abandoned {
+            state.phase = phase;
+        }
+        self.wake.notify_one();
+        while state.under_way > 0 {
+            state = self.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state
+    }
+
+    /// The ring's task.
+    async fn serve(self: Arc<Self>, kick: Arc<OwnedFd>, unanswered: Vec<u16>) {
+        for head in unanswered {
+            match self.claim_again(head) {
+                Ok((claim, request, memory)) => self.launch(claim, request, memory),
+                Err(error) => return self.broken(error),
+            }
+        }
+        loop {
+            match self.take_turn() {
+                Ok(Turn::More) => reactor::yield_now().await,
+                Ok(Turn::Wait) => {
+                    if let Err(error) = self.wait_for_work(&kick).await {
+                        return self.broken(error);
+                    }
+                }
+                Ok(Turn::Stop) => return,
+                Err(error) => return self.broken(error),
+            }
+        }
+    }
+
+    /// Takes what is there, up to a fair share.
+    fn take_turn(self: &Arc<Self>) -> Result<Turn, VhostError> {
+        self.lock().decline_kicks().map_err(|error| self.ring_error(error))?;
+        for _ in 0..MAX_TAKEN_PER_TURN {
+            match self.take()? {
+                Taken::Request(claim, request, memory) => self.launch(claim, request, memory),
+                Taken::Nothing => return Ok(Turn::Wait),
+                Taken::Stopped => return Ok(Turn::Stop),
+            }
+        }
+        Ok(Turn::More)
+    }
+
+    async fn wait_for_work(&self, kick: &Arc<OwnedFd>) -> Result<(), VhostError> {
+        let woken = async {
+            self.wake.notified().await;
+            Ok(())
+        };
+        reactor::either(reactor::kicked(kick), woken)
+            .await
+            .map_err(|source| VhostError::Kick { queue: self.index, source: Arc::new(source) })
+    }
+
+    fn take(&self) -> Result<Taken, VhostError> {
+        let mut state = self.lock();
+        if state.phase != Phase::Serving {
+            return Ok(Taken::Stopped);
+        }
+        if state.memory_vanished() {
+            return Err(VhostError::MemoryVanished);
+        }
+        if state.bytes_under_way >= MAX_BYTES_IN_FLIGHT {
+            return Ok(Taken::Nothing); // a completion wakes us
+        }
+        let Some(head) = state.next_head().map_err(|error| self.ring_error(error))? else {
+            return Ok(Taken::Nothing);
+        };
+        if head >= self.table.count {
+            let source = RequestError::BeyondTable { index: head, count: self.table.count };
+            return Err(self.request_error(source));
+        }
+        if state.taken[usize::from(head)] {
+            return Err(VhostError::TakenTwice { queue: self.index, head });
+        }
+        if let Some(log) = &mut state.log {
+            log.taken(head);
+        }
+        self.claim(&mut state, head)
+            .map(|(claim, request, memory)| Taken::Request(claim, request, memory))
+    }
+
+    fn claim_again(&self, head: u16) -> Result<(Claim, Request, Arc<Memory>), VhostError> {
+        self.claim(&mut self.lock(), head)
+    }
+
+    /// Parses a chain and counts it among those under way.
+    fn claim(
+        &self,
+        state: &mut State,
+        head: u16,
+    ) -> Result<(Claim, Request, Arc<Memory>), VhostError> {
+        let memory = Arc::clone(&state.memory);
+        let request = request::parse(&memory, self.table, head)
+            .map_err(|source| self.request_error(source))?;
+        let bytes = request.data.bytes().min(crate::execute::CHUNK_BYTES);
+        state.taken[usize::from(head)] = true;
+        state.under_way += 1;
+        state.bytes_under_way += bytes;
+        Ok((Claim { head, bytes }, request, memory))
+    }
+
+    /// Carries a request out beside the others.
+    fn launch(self: &Arc<Self>, claim: Claim, request: Request, memory: Arc<Memory>) {
+        let under_way = UnderWay { ring: Arc::clone(self), claim, answered: false };
+        reactor::spawn(Box::pin(async move {
+            let ring = &under_way.ring;
+            let outcome = execute(&ring.disk, &memory, &request, &ring.policy).await;
+            under_way.answer(request.status, outcome);
+        }));
+    }
+
+    /// Publishes an answer, unless nobody is there to read it.
+    fn answer(self: &Arc<Self>, finished: &Finished) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.phase == Phase::Abandoned {
+            return;
+        }
+        if state.memory_vanished() {
+            drop(guard);
+            return self.broken(VhostError::MemoryVanished);
+        }
+        let published =
+            complete::publish(&state.memory, &mut state.queue, state.log.as_ref(), finished);
+        if let Err(error) = published {
+            drop(guard);
+            return self.broken(self.ring_error(error));
+        }
+        if !state.signal_due {
+            // At the end of the turn, so that a burst of completions makes one interrupt.
+            state.signal_due = true;
+            let ring = Arc::clone(self);
+            reactor::spawn(Box::pin(async move {
+                reactor::yield_now().await;
+                ring.tell_driver();
+            }));
+        }
+    }
+
+    /// A request has ended, answered or not.
+    fn release(&self, claim: &Claim) {
+        let mut state = self.lock();
+        let was_full = state.bytes_under_way >= MAX_BYTES_IN_FLIGHT;
+        state.taken[usize::from(claim.head)] = false;
+        state.under_way -= 1;
+        state.bytes_under_way -= claim.bytes;
+        if was_full {
+            self.wake.notify_one();
+        }
+        if state.under_way == 0 {
+            self.idle.notify_all();
+        }
+    }
+
+    /// Interrupts the driver if it wants to hear of what was published.
+    fn tell_driver(&self) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.signal_due = false;
+        if state.phase == Phase::Abandoned {
+            return;
+        }
+        match complete::wants_interrupt(&state.memory, &mut state.queue) {
+            Ok(false) => {}
+            Ok(true) => {
+                if let Some(call) = &state.call {
+                    eventfd::signal(call);
+                }
+            }
+            Err(error) => {
+                drop(guard);
+                self.broken(self.ring_error(error));
+            }
+        }
+    }
+
+    /// Ends the connection: what the driver or the front end put into shared memory cannot
+    /// be made sense of.
+    fn broken(&self, error: VhostError) {
+        let mut state = self.lock();
+        state.phase = Phase::Abandoned;
+        if let Some(file) = &state.error {
+            eventfd::signal(file);
+        }
+        drop(state);
+        self.fault.report(error);
+    }
+
+    fn ring_error(&self, error: virtio_queue::Error) -> VhostError {
+        VhostError::Ring { queue: self.index, source: Arc::new(error) }
+    }
+
+    fn request_error(&self, source: RequestError) -> VhostError {
+        VhostError::Request { queue: self.index, source }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing between lock and unlock leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the server task does next.
+enum Turn {
+    More,
+    Wait,
+    Stop,
+}
+
+impl State {
+    /// Whether the front end cut its memory short: what we read there now is not its.
+    fn memory_vanished(&self) -> bool {
+        memory::vanished(&self.memory) || self.log.as_ref().is_some_and(InflightQueue::vanished)
+    }
+
+    /// Until there is nothing left to take, kicks tell us nothing.
+    fn decline_kicks(&mut self) -> Result<(), virtio_queue::Error> {
+        match self.phase {
+            Phase::Serving => complete::decline_kicks(&self.memory, &mut self.queue),
+            Phase::Draining | Phase::Abandoned => Ok(()),
+        }
+    }
+
+    /// The next chain's first descriptor. Where there is none, the driver has been asked for a
+    /// kick.
+    fn next_head(&mut self) -> Result<Option<u16>, virtio_queue::Error> {
+        loop {
+            let chain = self.queue.iter(&*self.memory)?.next();
+            if let Some(chain) = chain {
+                return Ok(Some(chain.head_index()));
+            }
+            if !complete::ask_for_kick(&self.memory, &mut self.queue)? {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// A request under way. However it ends, it is counted off.
+struct UnderWay<D: BlockDisk> {
+    ring: Arc<Ring<D>>,
+    claim: Claim,
+    answered: bool,
+}
+
+impl<D: BlockDisk> UnderWay<D> {
+    fn answer(mut self, status_at: GuestAddress, outcome: Outcome) {
+        self.answered = true;
+        let Outcome { status, data_bytes } = outcome;
+        self.ring.answer(&Finished { head: self.claim.head, status_at, status, data_bytes });
+    }
+}
+
+impl<D: BlockDisk> Drop for UnderWay<D> {
+    fn drop(&mut self) {
+        self.ring.release(&self.claim);
+        if !self.answered {
+            // Its reactor stopped or its task panicked: silence would hang the guest.
+            self.ring.broken(VhostError::Dropped { queue: self.ring.index });
+        }
+    }
+}
+
+/// Checks a layout against memory and makes a ring's state of it, with what is unanswered.
+fn prepare(
+    layout: &Layout,
+    memory: Arc<Memory>,
+    region: Option<&InflightRegion>,
+) -> Result<(State, Vec<u16>), VhostError> {
+    let bad = || VhostError::BadRing { queue: usize::from(layout.index) };
+    let mut queue = make_queue(layout).map_err(|_| bad())?;
+    if !queue.is_valid(&*memory) {
+        return Err(bad());
+    }
+    let used = queue.used_idx(&*memory, std::sync::atomic::Ordering::Acquire);
+    let used = used.map_err(|_| bad())?.0;
+    queue.set_next_used(used);
+    queue.set_next_avail(layout.base);
+    let mut log = region.map(|region| region.queue(layout.index, layout.size, used)).transpose()?;
+    let unanswered = log.as_mut().map(|log| log.recover(used)).unwrap_or_default();
+    if log.is_some() {
+        // The region knows better than the front end, which may not have seen what a killed
+        // server took.
+        let taken = u16::try_from(unanswered.len()).unwrap_or(u16::MAX);
+        queue.set_next_avail(used.wrapping_add(taken));
+    }
+    if let Some(head) = unanswered.iter().find(|head| **head >= layout.size) {
+        let (queue, head, size) = (layout.index, *head, layout.size);
+        return Err(VhostError::InflightHead { queue, head, size });
+    }
+    let state = State {
+        phase: Phase::Serving,
+        queue,
+        memory,
+        log,
+        taken: vec![false; to_usize(u64::from(layout.size))],
+        under_way: 0,
+        bytes_under_way: 0,
+        call: None,
+        error: None,
+        signal_due: false,
+    };
+    Ok((state, unanswered))
+}
+
+fn make_queue(layout: &Layout) -> Result<Queue, virtio_queue::Error> {
+    let mut queue = Queue::new(layout.size)?;
+    queue.try_set_size(layout.size)?;
+    queue.try_set_desc_table_address(layout.descriptors)?;
+    queue.try_set_avail_ring_address(layout.available)?;
+    queue.try_set_used_ring_address(layout.used)?;
+    queue.set_event_idx(layout.event_index);
+    queue.set_ready(true);
+    Ok(queue)
+}

@@ -1,0 +1,102 @@
+//! A disk in memory, offered on a socket, with everything torn down at the end.
+
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bough_blockstore::{Reactor, ReactorConfig, ReactorHandle};
+use bough_server::{Export, ExportOptions, SERIAL_BYTES};
+
+use crate::vhost::{Driver, FrontEnd, MemoryDisk, protocol};
+
+/// The serial number that rigs give their disks.
+pub const SERIAL: [u8; SERIAL_BYTES] = *b"a-serial-number\0\0\0\0\0";
+
+/// See the module.
+pub struct Rig {
+    /// The disk.
+    pub disk: Arc<MemoryDisk>,
+    /// Where it is offered.
+    pub path: PathBuf,
+    export: Option<Export>,
+    reactor: ReactorHandle,
+    options: ExportOptions,
+}
+
+impl Rig {
+    /// Offers a disk of 1 MiB.
+    pub fn new(queues: u16, read_only: bool) -> Self {
+        Self::build(fresh_path(), queues, read_only, start_reactor())
+    }
+
+    /// Offers one on this path.
+    pub fn at(path: PathBuf, queues: u16, read_only: bool) -> Self {
+        Self::build(path, queues, read_only, start_reactor())
+    }
+
+    /// Offers another one, served by the same reactor.
+    pub fn beside(other: &Self, queues: u16, read_only: bool) -> Self {
+        Self::build(fresh_path(), queues, read_only, other.reactor.clone())
+    }
+
+    fn build(path: PathBuf, queues: u16, read_only: bool, reactor: ReactorHandle) -> Self {
+        let options = ExportOptions { name: "disk".into(), queues, read_only, serial: SERIAL };
+        let disk = Arc::new(MemoryDisk::new(1 << 20));
+        let mut rig = Self { disk, path, export: None, reactor, options };
+        rig.offer();
+        rig
+    }
+
+    /// Offers the disk.
+    pub fn offer(&mut self) {
+        let _ = std::fs::remove_file(&self.path); // a killed server's
+        let listener = UnixListener::bind(&self.path).expect("a socket");
+        let (disk, path, options) =
+            (Arc::clone(&self.disk), self.path.clone(), self.options.clone());
+        let export = Export::start(disk, listener, path, options, self.reactor.clone());
+        self.export = Some(export.expect("an export"));
+    }
+
+    /// Offers it no more; what is under way has ended when this returns.
+    pub fn withdraw(&mut self) {
+        self.export = None;
+    }
+
+    /// What offers it.
+    pub fn export(&self) -> &Export {
+        self.export.as_ref().expect("the disk is offered")
+    }
+
+    /// A front end with memory for so many queues.
+    pub fn front_end(&self, queues: u32) -> FrontEnd {
+        FrontEnd::connect(&self.path, Driver::memory_bytes(queues))
+    }
+
+    /// A front end and the driver of its only queue, running.
+    pub fn running(&self, features: u64) -> (FrontEnd, Driver) {
+        let front = self.front_end(1);
+        front.negotiate(features, protocol::ALL);
+        front.share(0, Driver::memory_bytes(1));
+        let driver = Driver::new(0);
+        driver.set_up(&front);
+        (front, driver)
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.disk.hold(false);
+        self.withdraw();
+    }
+}
+
+fn fresh_path() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("bough-test-{}-{number}.sock", std::process::id()))
+}
+
+fn start_reactor() -> ReactorHandle {
+    Reactor::start("test", ReactorConfig::default()).expect("a reactor")
+}
