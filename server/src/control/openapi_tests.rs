@@ -127,6 +127,8 @@ fn sample_store() -> bough_radix::StoreStatus {
         reserved_bytes: 0,
         catalogue_bytes: 0,
         catalogue_used_bytes: 0,
+        cache_bytes: 0,
+        cache_budget_bytes: 0,
         reclaiming: 0,
         disk_count: 0,
         snapshot_count: 0,
