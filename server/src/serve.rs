@@ -5,8 +5,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bough_blockstore::{Holder, OpenError};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
@@ -16,6 +17,12 @@ use crate::exports::Exports;
 use crate::folder::{FolderError, StoreFolder};
 use crate::sockets::{SocketDir, SocketError, SocketRights, control_socket};
 use crate::store::{OpenOptions, OpenStore, StoreError};
+
+/// How long a command may hold the store before a server gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long clients may take to end their requests when the server is to stop.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Why a server did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +62,7 @@ pub async fn serve(folder: StoreFolder, options: ServeOptions) -> Result<(), Ser
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let sockets = SocketDir::open(options.socket_dir.clone())?;
-    let store = OpenStore::open(folder, options.open).await?;
+    let store = open_patiently(folder, options.open).await?;
     let socket = control_socket(sockets.path());
     // Taken before the disks' sockets: two servers in one folder of sockets stop here.
     let listener = SocketDir::listen(&socket, options.control_rights)?;
@@ -80,6 +87,30 @@ pub async fn serve(folder: StoreFolder, options: ServeOptions) -> Result<(), Ser
     };
     accept_until(listener, Arc::clone(&control), stop).await?;
     shut_down(control, &socket).await
+}
+
+/// A command holds the store for a moment only; another server holds it for good.
+async fn open_patiently(
+    folder: StoreFolder,
+    options: OpenOptions,
+) -> Result<OpenStore, StoreError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match OpenStore::open(folder.clone(), options).await {
+            Err(StoreError::Device(OpenError::InUse { holder, .. }))
+                if Instant::now() < deadline && !answers(holder.as_ref()) =>
+            {
+                tokio::time::sleep(PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Whether the holder is a server, and lives: the lock file may be older than the lock.
+fn answers(holder: Option<&Holder>) -> bool {
+    let socket = holder.and_then(|holder| holder.control_socket.as_ref());
+    socket.is_some_and(|socket| std::os::unix::net::UnixStream::connect(socket).is_ok())
 }
 
 fn controlled(
@@ -117,7 +148,7 @@ async fn accept_until(
     // A client that keeps its connection, or an export that never ends, does not keep the server.
     let patience = async move {
         let _ = stopped.wait_for(|stopping| *stopping).await;
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
         served = graceful.into_future() => Ok(served?),

@@ -34,7 +34,6 @@ fn a_full_store_refuses_writes_keeps_what_it_has_and_recovers_by_deletes() {
 }
 
 #[test]
-#[ignore = "the engine does not punch holes yet"]
 fn deleting_gives_space_back_to_the_host() {
     let rig = Rig::new();
     write_noise(&rig, "noise", 64 << 20);
