@@ -7,6 +7,8 @@ mod detect;
 mod error;
 mod foreign;
 mod gate;
+#[cfg(test)]
+mod hostile_tests;
 mod qcow2_bounds;
 mod raw;
 mod sparse_vmdk;

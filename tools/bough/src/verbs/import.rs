@@ -11,7 +11,7 @@ use bough_server::{FRAMES_MEDIA_TYPE, Imported};
 use crate::backend::{Backend, CommandError, error_from};
 use crate::cli::Import;
 use crate::failure::Failure;
-use crate::image::{Upload, open, upload};
+use crate::image::{ImageError, Upload, open, upload};
 use crate::output::{Output, Progress};
 use crate::session::Session;
 
@@ -21,7 +21,9 @@ const PROGRESS_STEP: Duration = Duration::from_millis(200);
 const ANSWER_MAX_BYTES: usize = 1 << 20;
 
 pub async fn run(args: Import, session: &mut Session) -> Result<ExitCode, Failure> {
-    let image = open(&args.file, args.format)?;
+    let (file, format) = (args.file.clone(), args.format);
+    let opened = tokio::task::spawn_blocking(move || open(&file, format)).await;
+    let image = opened.map_err(|_| gave_up(&args))??;
     let size_bytes = image.size_bytes();
     let mut path = format!("/v1/imports?name={}&size_bytes={size_bytes}", args.name);
     if args.template {
@@ -42,12 +44,18 @@ pub async fn run(args: Import, session: &mut Session) -> Result<ExitCode, Failur
     drop(progress);
     // Our own reader's error is the cause of whatever the server says about a stream that failed.
     if sent.is_err() && ended.is_finished() {
-        ended.await.map_err(std::io::Error::other)??;
+        ended.await.map_err(|_| gave_up(&args))??;
     }
     let imported = sent?;
     let output = session.output;
     output.print(&imported, |imported| text(imported, &args.file.display().to_string(), output))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A format's driver panicked: no image of ours, then, and no disk.
+fn gave_up(args: &Import) -> ImageError {
+    let what = "its tables cannot be";
+    ImageError::Damaged { path: args.file.clone(), what }
 }
 
 async fn send(backend: &mut Backend, path: &str, body: Body) -> Result<Imported, CommandError> {

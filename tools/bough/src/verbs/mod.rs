@@ -43,6 +43,7 @@ pub async fn carry_out(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Verb::Man(args) => return man::run(&args),
         _ => {}
     }
+    log_errors();
     let mut session = Session::open(&global, output).await?;
     let done = with_store(verb, &mut session).await;
     // A store that does not close well is news even to a command that did its work; but the
@@ -51,6 +52,12 @@ pub async fn carry_out(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
     let code = done?;
     closed?;
     Ok(code)
+}
+
+/// What the engine itself has to complain of goes to stderr; only a server logs more.
+fn log_errors() {
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR);
+    log.with_writer(std::io::stderr).without_time().init();
 }
 
 async fn with_store(verb: Verb, session: &mut Session) -> Result<ExitCode, Failure> {
