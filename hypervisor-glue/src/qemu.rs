@@ -18,11 +18,12 @@ pub struct QemuDisk {
 /// The storage server reads and writes guest memory, so that has to be a shared memfd; and QEMU
 /// has to come back when the server was started again.
 pub fn qemu_options(memory_bytes: u64, disks: &[QemuDisk]) -> Vec<String> {
+    let memory = size(memory_bytes);
     let mut options = vec![
         "-m".to_owned(),
-        format!("{}B", memory_bytes),
+        memory.clone(),
         "-object".to_owned(),
-        format!("memory-backend-memfd,id=bough-memory,size={memory_bytes}B,share=on"),
+        format!("memory-backend-memfd,id=bough-memory,size={memory},share=on"),
         "-machine".to_owned(),
         "memory-backend=bough-memory".to_owned(),
     ];
@@ -38,6 +39,11 @@ pub fn qemu_options(memory_bytes: u64, disks: &[QemuDisk]) -> Vec<String> {
         ]);
     }
     options
+}
+
+/// A size as QEMU reads it: both options must mean the very same.
+fn size(bytes: u64) -> String {
+    if bytes.is_multiple_of(1 << 20) { format!("{}M", bytes >> 20) } else { format!("{bytes}B") }
 }
 
 #[cfg(test)]
