@@ -17,7 +17,7 @@ use super::ImageError;
 use crate::cli::TargetFormat;
 
 /// Zeros for devices, which have no holes.
-const ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// What to write.
 #[derive(Clone, Copy, Debug)]
