@@ -42,7 +42,7 @@ pub fn demo_with(binary: &Path, voice: Voice) -> Result<()> {
 
 /// A file system is checked after the snapshot: what the load writes must be whole or absent.
 const LOAD: &str = "fio --name=load --directory=/srv --direct=1 --ioengine=libaio --iodepth=8 \
-    --rw=randwrite --bs=4k --size=24M --rate_iops=200 --fsync=32 --verify=crc32c --verify_fatal=1 \
+    --rw=randwrite --bs=4k --size=16M --rate_iops=200 --fsync=32 --verify=crc32c --verify_fatal=1 \
     --verify_dump=0";
 const LOAD_ENDS: Duration = Duration::from_secs(300);
 

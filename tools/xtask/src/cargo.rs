@@ -35,16 +35,35 @@ pub fn succeeds(arguments: &[&str]) -> Result<bool> {
 
 /// Builds the `bough` command; returns its path.
 pub fn build_bough(profile: Profile) -> Result<PathBuf> {
-    let (flag, folder) = match profile {
-        Profile::Dev => ("dev", "debug"),
-        Profile::Release => ("release", "release"),
-    };
-    if !succeeds(&["build", "--quiet", "--package", "bough", "--profile", flag])? {
+    if !succeeds(&["build", "--package", "bough", "--profile", profile.name()])? {
         bail!("bough could not be built");
     }
+    Ok(built_bough(profile))
+}
+
+/// Where the `bough` command is once it was built. `cargo test` builds it too, for the tests of
+/// its package; building it again by itself would change the features of what it depends on, and
+/// so build half of that a second time.
+pub fn built_bough(profile: Profile) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| root().join("target"), |dir| root().join(dir));
-    Ok(target.join(folder).join("bough"))
+    target.join(profile.folder()).join("bough")
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+        }
+    }
+
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
 }
 
 /// Runs `cargo test`, shows what it prints, and adds up its summaries. A run that failed without

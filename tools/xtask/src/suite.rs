@@ -15,7 +15,7 @@ pub fn test() -> Result<bool> {
     let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     tally.add(check("lints", &lints)?);
     tally.add(cargo::test(&["test", "--workspace", "--no-fail-fast"])?);
-    tally.add(bough_guests::play(&cargo::build_bough(Profile::Dev)?)?);
+    tally.add(bough_guests::play(&cargo::built_bough(Profile::Dev))?);
     report(tally)
 }
 
