@@ -17,7 +17,7 @@ pub const MAX_44: u64 = (1 << 44) - 1;
 const _: () = assert!(usize::BITS == 64, "sizes and indexes are 64 bits wide");
 
 /// A 64-bit quantity as an index or length in memory; lossless here, by the assertion above.
-#[allow(clippy::cast_possible_truncation)]
+#[allow(clippy::cast_possible_truncation)] // asserted above: `usize` has 64 bits here
 pub const fn to_usize(value: u64) -> usize {
     value as usize
 }

@@ -112,6 +112,11 @@ impl Overlay {
         self.points.is_empty() && self.history.is_empty() && self.zeros.is_empty()
     }
 
+    /// The newest data of every block, with the block's number.
+    pub fn newest(&self) -> impl Iterator<Item = (u64, Point)> + '_ {
+        self.points.iter().map(|(block, point)| (*block, *point))
+    }
+
     /// Every block of the store that the overlay refers to.
     pub fn addresses(&self) -> impl Iterator<Item = BlockAddr> + '_ {
         self.points.values().chain(self.history.iter().map(|(_, p)| p)).map(|p| p.addr)

@@ -79,6 +79,7 @@ impl CatalogueError {
             Self::Full { .. } => ErrorKind::Full,
             Self::Halted(_) => ErrorKind::Faulted,
             Self::Device(_) | Self::Scan(_) => ErrorKind::Io,
+            Self::Superblock(SuperblockError::Damaged) => ErrorKind::Corrupt,
             Self::Superblock(_) => ErrorKind::Invalid,
             Self::Page(_)
             | Self::Row(_)

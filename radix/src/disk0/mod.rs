@@ -9,6 +9,7 @@ mod commit;
 mod error;
 mod open;
 mod pool;
+mod scrub;
 mod view;
 
 use std::sync::{Arc, OnceLock};
@@ -27,6 +28,7 @@ pub use commit::{Commit, Need};
 pub use error::CatalogueError;
 pub use open::{FormatOptions, Opened, Recovered, Requirement, format, min_store, pool_blocks};
 pub use pool::{Pool, PoolSpace};
+pub use scrub::{DamagedCopy, Outcome};
 
 /// The catalogue's medium: see the module's documentation.
 pub struct Disk0 {

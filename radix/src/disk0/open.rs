@@ -259,6 +259,7 @@ impl Recovered {
         let stale = claim_chain(&disk0.pool, &superblock.chain, &scan);
         let overlay = std::mem::take(&mut disk0.view.lock().overlay);
         let root = disk0.view.lock().root;
+        disk0.write_both_copies(&overlay).await?;
         let mut sink = PoolSink { pool: &disk0.pool, device: &*disk0.device };
         let (merged, _) = merge_overlay(&disk0.cache, &mut sink, root, &overlay).await?;
         disk0.device.sync().await?;
@@ -286,6 +287,24 @@ impl Recovered {
         disk0.view.follow(&disk0.chain);
         disk0.writer = RwLock::new(superblock.clone());
         Ok(Opened { disk0, superblock })
+    }
+}
+
+impl Disk0 {
+    /// A crash may have left only one copy of what a commit wrote. Both are written again, with
+    /// the same bytes in the same places: a crash in here changes nothing.
+    async fn write_both_copies(&self, overlay: &Overlay) -> Result<(), CatalogueError> {
+        for (page, point) in overlay.newest() {
+            let page = VirtualBlock::of(page);
+            // Where no copy is whole there is nothing to write; whoever reads the page says so.
+            let Ok(content) = self.read_verified(page, point.addr, point.crc).await else {
+                continue;
+            };
+            let mut buf = BlockBuf::zeroed(1);
+            buf.copy_from_slice(&content[..]);
+            self.device.write(point.addr, buf.share()).await?;
+        }
+        Ok(())
     }
 }
 

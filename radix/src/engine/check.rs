@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bough_blockstore::{BlockAddr, Epoch, VirtualBlock};
 
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, lock};
 use crate::btree::Pages;
 use crate::catalogue::{ReclaimRow, Rows, VersionId, VersionKind, VersionRow};
 use crate::diff::diff;
@@ -20,8 +20,8 @@ use crate::space::bitmap_page_of;
 use crate::walk::{Found, Onward, walk};
 
 const PAGE_ROWS: usize = 256;
-/// Findings told; more are only counted.
-const FINDINGS_MAX: usize = 1000;
+/// Findings of each severity that are told; more are only counted.
+const FINDINGS_MAX: u64 = 1000;
 const PAGE_BLOCKS: u64 = 32_768;
 
 /// What a check has come upon.
@@ -29,6 +29,8 @@ const PAGE_BLOCKS: u64 = 32_768;
 struct Tally {
     used: BTreeMap<u64, Box<[u8; 4096]>>,
     report: CheckReport,
+    leaks: u64,
+    corruptions: u64,
 }
 
 /// A version, and how it owns.
@@ -71,7 +73,7 @@ impl Engine {
         }
         self.compare_bitmaps(&view, &mut tally).await?;
         self.add_faults(&mut tally).await;
-        Ok(tally.report)
+        Ok(tally.finish())
     }
 
     /// How a version is to be walked; none for a pending snapshot, which has no tree of its own:
@@ -188,12 +190,13 @@ impl Engine {
     }
 
     async fn add_faults(&self, tally: &mut Tally) {
-        for disk in self.inner.disks.lock().await.values() {
+        for (id, disk) in self.inner.disks.lock().await.iter() {
             if let Some(message) = disk.fault() {
+                let opening = lock(&self.inner.faults);
                 tally.report.findings.push(Finding {
                     severity: Severity::Corruption,
                     version: Some(disk.name().to_string()),
-                    block: None,
+                    block: opening.get(id).and_then(|fault| fault.block).map(BlockAddr::raw),
                     message,
                 });
             }
@@ -254,7 +257,13 @@ impl Tally {
         block: Option<BlockAddr>,
         message: String,
     ) {
-        if self.report.findings.len() < FINDINGS_MAX {
+        // Each severity by itself: no number of leaks may hide a corruption.
+        let told = match severity {
+            Severity::Leak => &mut self.leaks,
+            Severity::Corruption => &mut self.corruptions,
+        };
+        *told += 1;
+        if *told <= FINDINGS_MAX {
             self.report.findings.push(Finding {
                 severity,
                 version: subject.map(|subject| subject.name.clone()),
@@ -262,6 +271,15 @@ impl Tally {
                 message,
             });
         }
+    }
+
+    fn finish(mut self) -> CheckReport {
+        let counts = [(Severity::Corruption, self.corruptions), (Severity::Leak, self.leaks)];
+        for (severity, count) in counts.into_iter().filter(|(_, count)| *count > FINDINGS_MAX) {
+            let message = format!("{} more like this are not listed", count - FINDINGS_MAX);
+            self.report.findings.push(Finding { severity, version: None, block: None, message });
+        }
+        self.report
     }
 }
 

@@ -27,7 +27,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bough_blockstore::{BlockCount, ChainConfig, DiskId, Epoch};
+use bough_blockstore::{BlockAddr, BlockCount, ChainConfig, DiskId, Epoch};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -100,7 +100,15 @@ struct Inner {
     wake: Notify,
     closing: AtomicBool,
     /// Findings of the opening: disks that are not served.
-    faults: Mutex<BTreeMap<DiskId, String>>,
+    faults: Mutex<BTreeMap<DiskId, OpeningFault>>,
+}
+
+/// Why a disk was not recovered.
+#[derive(Clone, Debug)]
+struct OpeningFault {
+    message: String,
+    /// Where the damage is, if that can be told.
+    block: Option<BlockAddr>,
 }
 
 struct Epochs {

@@ -11,7 +11,7 @@ use bough_blockstore::{
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Engine, EngineConfig, EngineError, Epochs, Inner, lock};
+use super::{Engine, EngineConfig, EngineError, Epochs, Inner, OpeningFault, lock};
 use crate::btree::Counters;
 use crate::cache::NodeCache;
 use crate::catalogue::{ChainRow, ExtentRow, Rows};
@@ -123,7 +123,12 @@ impl Engine {
                     return Err(fatal.into());
                 }
                 disk.halt(crate::disk::error_chain(&error));
-                lock(&self.inner.faults).insert(row.disk, error.to_string());
+                let block = match &error {
+                    EngineError::LostRecords { at, .. } => Some(*at),
+                    _ => None,
+                };
+                let fault = OpeningFault { message: error.to_string(), block };
+                lock(&self.inner.faults).insert(row.disk, fault);
             }
         }
         let faulted: Vec<DiskId> = lock(&self.inner.faults).keys().copied().collect();

@@ -179,7 +179,8 @@ impl Engine {
             attachment: attachment
                 .map(|row| Attachment { queues: row.queues, read_only: row.read_only }),
             clients: open.map(|open| open.clients()).unwrap_or_default(),
-            fault: fault.or_else(|| lock(&self.inner.faults).get(&disk.id).cloned()),
+            fault: fault
+                .or_else(|| lock(&self.inner.faults).get(&disk.id).map(|f| f.message.clone())),
         })
     }
 }

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use bough_blockstore::BlockAddr;
+use bough_blockstore::{BlockAddr, Epoch};
 
 use super::{Engine, EngineError};
-use crate::catalogue::{Rows, VersionId, VersionKind, VersionRow};
+use crate::catalogue::{Rows, VersionId, VersionKind};
+use crate::disk0::{DamagedCopy, Outcome};
 use crate::info::{CheckReport, Finding, Severity};
-use crate::node::Entry;
+use crate::node::{Entry, Node, Root};
+use crate::path::Position;
 use crate::walk::{Found, Onward, walk};
 
 const PAGE_ROWS: usize = 64;
@@ -39,6 +41,8 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<CheckReport, EngineError> {
         let mut report = CheckReport::default();
+        let copies = self.store().catalogue.scrub().await?;
+        report.findings.extend(copies.iter().map(copy_finding));
         let mut from = VersionId(0);
         let mut pace = Pace::new(self, options);
         loop {
@@ -47,8 +51,7 @@ impl Engine {
                 Rows::new(&mut view).list_all_versions(from, PAGE_ROWS).await?
             };
             for row in page.iter().filter(|row| !row.hidden && !row.pending) {
-                self.scrub_version(row, &mut report, &mut pace, progress).await?;
-                report.versions += 1;
+                self.scrub_version(row.id, &mut report, &mut pace, progress).await?;
             }
             match page.last() {
                 Some(last) if page.len() == PAGE_ROWS => from = VersionId(last.id.0 + 1),
@@ -59,42 +62,41 @@ impl Engine {
 
     async fn scrub_version(
         &self,
-        row: &VersionRow,
+        id: VersionId,
         report: &mut CheckReport,
         pace: &mut Pace<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), EngineError> {
-        let (name, parent_epoch) = self.scrub_subject(row).await?;
-        // What stands in the tree now stays readable until the gate is left.
+        // What stands in the tree from here on stays readable until the gate is left.
         let _reading = self.store().gate.enter();
-        let (mut owned, mut findings): (Vec<Entry>, Vec<Finding>) = (Vec::new(), Vec::new());
-        walk(&self.store().cache, row.root, |found| match found {
+        let Some((name, parent_epoch, root)) = self.scrub_subject(id).await? else {
+            return Ok(());
+        };
+        report.versions += 1;
+        let (mut owned, mut findings): (Vec<(Position, Entry)>, Vec<Finding>) = Default::default();
+        walk(&self.store().cache, root, |found| match found {
             Found::Entry { entry, .. } if entry.birth() <= parent_epoch => Onward::Past,
             Found::Entry { position, entry } => {
-                if position.level == 0 {
-                    owned.push(entry);
-                } else {
-                    report.nodes += 1;
-                }
+                owned.push((position, entry));
                 Onward::Down
             }
-            Found::Unreadable { position, entry, error } => {
-                let message = format!("its node at {position} cannot be read: {error}");
-                findings.push(finding(&name, entry.pointer(), message));
-                Onward::Past
-            }
+            // Below it nothing can be reached; itself it is verified with the others.
+            Found::Unreadable { .. } => Onward::Past,
         })
         .await;
         let total_bytes = self.store().space().counts().used * 4096;
-        for entry in owned {
+        for (position, entry) in owned {
             if let Some(addr) = entry.pointer()
-                && let Err(message) = self.verify(addr, entry.crc()).await
+                && let Err(message) = self.verify(addr, position, &entry).await
             {
                 findings.push(finding(&name, Some(addr), message));
             }
-            report.blocks += 1;
+            match position.level {
+                0 => report.blocks += 1,
+                _ => report.nodes += 1,
+            }
             pace.spent(4096).await;
-            if report.blocks.is_multiple_of(1024) {
+            if position.level == 0 && report.blocks.is_multiple_of(1024) {
                 progress(Progress { done_bytes: report.blocks * 4096, total_bytes });
             }
         }
@@ -102,21 +104,36 @@ impl Engine {
         Ok(())
     }
 
-    async fn verify(&self, addr: BlockAddr, crc: u32) -> Result<(), String> {
+    /// Looks at the medium itself: a node in memory says nothing about it.
+    async fn verify(
+        &self,
+        addr: BlockAddr,
+        position: Position,
+        entry: &Entry,
+    ) -> Result<(), String> {
         let read = self.store().device.read(addr, 1).await;
-        match read {
-            Ok(buf) if crc32fast::hash(buf.block(0)) == crc => Ok(()),
-            Ok(_) => Err("its data is not what was written".to_owned()),
-            Err(error) => Err(format!("its data cannot be read: {error}")),
+        let block = read.map_err(|error| format!("{position} cannot be read: {error}"))?;
+        if position.level > 0 {
+            let node = Node::decode(block.block(0), position, entry);
+            return node.map(drop).map_err(|fault| format!("its node at {position}: {fault}"));
         }
+        if crc32fast::hash(block.block(0)) != entry.crc() {
+            return Err(format!("its block {} is not what was written", position.index));
+        }
+        Ok(())
     }
 
+    /// Name, epoch of what it shares with others, and tree; none where it has been deleted since
+    /// it was listed.
     async fn scrub_subject(
         &self,
-        row: &VersionRow,
-    ) -> Result<(String, bough_blockstore::Epoch), EngineError> {
+        id: VersionId,
+    ) -> Result<Option<(String, Epoch, Root)>, EngineError> {
         let mut view = self.store().catalogue.read().await;
         let rows = Rows::new(&mut view);
+        let Some(row) = rows.get_version(id).await?.filter(|row| !row.hidden) else {
+            return Ok(None);
+        };
         let disk = rows.get_disk(row.disk).await?;
         let disk = disk.map_or_else(|| format!("disk {}", row.disk), |disk| disk.name.to_string());
         let name = match (&row.label, row.kind) {
@@ -129,11 +146,24 @@ impl Engine {
         while let Some(id) = parent {
             let version = rows.version(id).await?;
             if !version.hidden && !version.pending {
-                return Ok((name, version.epoch));
+                return Ok(Some((name, version.epoch, row.root)));
             }
             parent = version.parent;
         }
-        Ok((name, bough_blockstore::Epoch::ZERO))
+        Ok(Some((name, Epoch::ZERO, row.root)))
+    }
+}
+
+fn copy_finding(copy: &DamagedCopy) -> Finding {
+    let message = match copy.outcome {
+        Outcome::Mended => "a copy of part of the catalogue; written again from the other one",
+        Outcome::Lost => "both copies of part of the catalogue are damaged",
+    };
+    Finding {
+        severity: Severity::Corruption,
+        version: None,
+        block: copy.block.map(BlockAddr::raw),
+        message: message.to_owned(),
     }
 }
 

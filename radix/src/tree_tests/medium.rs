@@ -153,9 +153,9 @@ pub(crate) enum Use {
 /// What a test found wrong.
 #[derive(Debug)]
 pub(crate) enum Violation {
-    FreedTwice(#[allow(dead_code)] u64),
-    Tree(#[allow(dead_code)] TreeError),
-    Other(#[allow(dead_code)] String),
+    FreedTwice(#[allow(dead_code, reason = "shown by Debug")] u64),
+    Tree(#[allow(dead_code, reason = "shown by Debug")] TreeError),
+    Other(#[allow(dead_code, reason = "shown by Debug")] String),
 }
 
 impl From<TreeError> for Violation {
