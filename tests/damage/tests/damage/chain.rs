@@ -1,0 +1,108 @@
+//! Damage to the chain of a disk whose server was killed.
+
+use bough_blockstore::sim::{CrashKind, Sim, SimImage};
+use bough_blockstore::{BlockAddr, BlockCount};
+use bough_damage::{Medium, rot};
+use bough_radix::{Engine, ErrorKind, Severity};
+
+use crate::kit::{VERSIONS, fill, findings, look};
+
+const NEVER: std::time::Duration = std::time::Duration::from_secs(1 << 20);
+
+/// The store of the other tests, killed instead of closed.
+fn killed() -> SimImage {
+    let sim = Sim::new(21);
+    let device: std::sync::Arc<dyn bough_blockstore::Device> = sim.create_device(BlockCount(4096));
+    sim.run(async {
+        Engine::format(device.clone(), sim.runtime()).await.unwrap();
+        let config = bough_radix::EngineConfig { checkpoint_every: NEVER, ..Default::default() };
+        let engine = Engine::open(device, sim.runtime(), config).await.unwrap();
+        fill(&engine).await.unwrap();
+    });
+    sim.crash(CrashKind::Kill)
+}
+
+/// Every record header in a store, as `(nonce, sequence, block)`.
+fn headers(image: &impl Medium) -> Vec<([u8; 16], u64, u64)> {
+    let mut found = Vec::new();
+    for at in 0..image.block_count() {
+        let block = image.read(at);
+        let own = u64::from_le_bytes(block[40..48].try_into().unwrap());
+        let crc = crc32fast::hash(&block[..4092]).to_le_bytes();
+        if &block[..4] == b"BchR" && own == at && block[4092..] == crc {
+            let sequence = u64::from_le_bytes(block[24..32].try_into().unwrap());
+            found.push((block[8..24].try_into().unwrap(), sequence, at));
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+#[test]
+fn a_killed_server_leaves_nothing_to_find() {
+    look(killed()).unwrap().assert_clean();
+}
+
+#[test]
+fn a_lost_header_of_a_synced_record_stops_its_disk_and_no_other() {
+    let whole = killed();
+    let all = headers(&whole);
+    let mut stopped = 0;
+    for (nonce, sequence, at) in &all {
+        let last = all.iter().filter(|h| h.0 == *nonce).map(|h| h.1).max().unwrap();
+        if *sequence + 2 > last || *at < 258 {
+            continue;
+        }
+        let mut image = whole.clone();
+        rot(&mut image, *at);
+        let seen = look(image).unwrap();
+        if seen.unreadable.is_empty() {
+            // Already merged: the chain's start has gone past it.
+            seen.assert_clean();
+            continue;
+        }
+        stopped += 1;
+        let dead: Vec<&str> = VERSIONS
+            .into_iter()
+            .filter(|name| seen.unreadable.contains_key(&((*name).to_owned(), 0)))
+            .collect();
+        assert!(
+            seen.unreadable.values().all(|k| matches!(k, ErrorKind::Faulted | ErrorKind::Corrupt))
+        );
+        let disks: std::collections::BTreeSet<&str> =
+            dead.iter().map(|name| name.split('@').next().unwrap()).collect();
+        assert_eq!(disks.len(), 1, "{dead:?} stopped by one header");
+        let found = findings(&seen.check);
+        let named = (Severity::Corruption, Some(*disks.first().unwrap()), Some(*at));
+        assert!(found.contains(&named), "{found:?} does not tell of {named:?}");
+    }
+    assert!(stopped > 5, "only {stopped} headers mattered");
+}
+
+/// The first data block that a record header names: place on the disk, block of the store.
+fn first_data(header: &[u8; 4096]) -> Option<(u64, u64)> {
+    let word = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().unwrap());
+    let (low, high) = (word(96), word(104));
+    (low & 0xff == 1)
+        .then_some(((low >> 8) & ((1 << 44) - 1), low >> 52 | (high & 0xffff_ffff) << 12))
+}
+
+#[test]
+fn damaged_data_of_a_synced_record_is_an_error_when_read_and_not_the_end_of_the_chain() {
+    let whole = killed();
+    let mut met = 0;
+    for (_, sequence, at) in headers(&whole).into_iter().filter(|header| header.2 >= 258) {
+        let Some((block, addr)) = first_data(&whole.read(BlockAddr::of(at))) else { continue };
+        // `db` writes its blocks in order, from 100 on; its last one is known to nobody as synced.
+        if !(100..129).contains(&block) || sequence > 28 {
+            continue;
+        }
+        let mut image = whole.clone();
+        rot(&mut image, addr);
+        let seen = look(image).unwrap();
+        seen.assert_unreadable([("db", block)]);
+        assert_eq!(findings(&seen.scrub), [(Severity::Corruption, Some("db"), Some(addr))]);
+        met += 1;
+    }
+    assert!(met > 20, "{met} blocks");
+}
