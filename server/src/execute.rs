@@ -5,8 +5,9 @@
 //! of ours.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use bough_blockstore::{to_u64, to_usize};
+use bough_blockstore::{Runtime, UringRuntime, to_u64, to_usize};
 use bough_radix::Piece;
 
 use crate::complete::scatter;
@@ -75,9 +76,22 @@ fn status_of<E: std::error::Error>(done: Result<(), Failure<E>>, operation: &Ope
         Ok(()) => Status::Ok,
         Err(Failure::Refused(status)) => status,
         Err(Failure::Disk(error)) => {
-            tracing::warn!(%error, ?operation, "a guest's request failed");
+            complain(&error, operation);
             Status::IoError
         }
+    }
+}
+
+/// Logs a failure, once a second at most: a guest on a full disk repeats itself.
+fn complain<E: std::error::Error>(error: &E, operation: &Operation) {
+    static LAST_SECOND: AtomicU64 = AtomicU64::new(u64::MAX);
+    static UNSAID: AtomicU64 = AtomicU64::new(0);
+    let second = UringRuntime.now().as_secs();
+    if LAST_SECOND.swap(second, Ordering::Relaxed) == second {
+        UNSAID.fetch_add(1, Ordering::Relaxed);
+    } else {
+        let unsaid = UNSAID.swap(0, Ordering::Relaxed);
+        tracing::warn!(%error, ?operation, unsaid, "a guest's request failed");
     }
 }
 

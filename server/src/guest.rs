@@ -42,6 +42,11 @@ impl Segments {
         self.bytes
     }
 
+    /// How many runs it is made of.
+    pub(crate) fn run_count(&self) -> usize {
+        self.runs.len()
+    }
+
     /// Drops the first `count` bytes. `false`, with nothing done, where there are fewer.
     pub(crate) fn drop_front(&mut self, count: u64) -> bool {
         if count > self.bytes {

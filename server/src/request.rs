@@ -24,6 +24,9 @@ pub(crate) const MAX_DESCRIPTORS: u16 = 1024;
 pub(crate) const MAX_RANGES: u32 = 32;
 /// Sectors accepted in one range of a DISCARD or WRITE_ZEROES: 2 GiB.
 pub(crate) const MAX_RANGE_SECTORS: u32 = 1 << 22;
+/// Data in one read or write at most. Far more than any driver asks for; without a bound, one
+/// request could name the same memory a thousand times and keep a reactor busy for minutes.
+pub(crate) const MAX_DATA_BYTES: u64 = 32 << 20;
 /// Bytes in a sector.
 pub(crate) const SECTOR_BYTES: u64 = 512;
 
@@ -253,7 +256,7 @@ fn interpret(
     let kind = le32(header, 0);
     let sector = Sector(le64(header, 8));
     let whole_sectors = |data: Segments, operation: Operation| {
-        if data.bytes().is_multiple_of(SECTOR_BYTES) {
+        if data.bytes().is_multiple_of(SECTOR_BYTES) && data.bytes() <= MAX_DATA_BYTES {
             (operation, data)
         } else {
             (Operation::Refused(Status::IoError), data)

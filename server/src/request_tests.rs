@@ -183,6 +183,24 @@ fn ragged_data_and_unknown_requests_get_an_answer() {
 }
 
 #[test]
+fn a_request_that_names_the_same_memory_over_and_over_is_refused() {
+    let memory = memory();
+    put_header(&memory, 0, 0);
+    let (at, count) = (0x1800, 1000);
+    let again = (1..count).map(|index| descriptor(0, 0xfe00, NEXT | WRITE, index + 1));
+    let chain = std::iter::once(descriptor(HEADER, 16, NEXT, 1))
+        .chain(again)
+        .chain(std::iter::once(descriptor(STATUS, 1, WRITE, 0)));
+    for (index, descriptor) in (0..).zip(chain) {
+        memory.write_obj(descriptor, GuestAddress(at + index * 16)).unwrap();
+    }
+    let bytes = (u32::from(count) + 1) * 16;
+    let request = parse_chain(&memory, &[descriptor(at, bytes, INDIRECT, 0)]).unwrap();
+    assert!(request.data.bytes() > MAX_DATA_BYTES);
+    assert_eq!(request.operation, Operation::Refused(Status::IoError));
+}
+
+#[test]
 fn discard_ranges_are_copied_out_and_checked() {
     let memory = memory();
     put_header(&memory, 11, 0);

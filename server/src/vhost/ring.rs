@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestAddress;
 
-use bough_blockstore::{ReactorHandle, to_usize};
+use bough_blockstore::{ReactorHandle, to_u64, to_usize};
 
 use crate::complete::{self, Finished};
 use crate::disk::BlockDisk;
@@ -27,8 +27,13 @@ use crate::request::{self, Request, RequestError, Table};
 use crate::vhost::fault::Fault;
 use crate::vhost::{InflightQueue, InflightRegion, VhostError, eventfd, memory};
 
-/// Data that one ring may have under way; more waits in the ring.
-const MAX_BYTES_IN_FLIGHT: u64 = 32 << 20;
+/// Memory that a disk's requests under way may need of us, shared by its rings; more waits in
+/// the rings. A guest can ask for much with little, so each request counts for its own sake, too.
+const BUDGET_BYTES: u64 = 32 << 20;
+/// What each ring gets at least: two large requests.
+const LEAST_BUDGET_BYTES: u64 = 2 << 20;
+const REQUEST_BYTES: u64 = 1024;
+const RUN_BYTES: u64 = 16;
 /// Requests taken before others on the reactor get their turn.
 const MAX_TAKEN_PER_TURN: usize = 256;
 
@@ -51,6 +56,8 @@ pub(crate) struct Surroundings<D> {
     pub(crate) policy: Policy,
     pub(crate) memory: Arc<Memory>,
     pub(crate) fault: Arc<Fault>,
+    /// Rings of the disk, this one included.
+    pub(crate) rings: u16,
 }
 
 /// A virtqueue being served.
@@ -60,6 +67,7 @@ pub(crate) struct Ring<D> {
     disk: Arc<D>,
     policy: Policy,
     fault: Arc<Fault>,
+    budget_bytes: u64,
     state: Mutex<State>,
     /// Signalled when the last request under way has ended.
     idle: Condvar,
@@ -122,6 +130,7 @@ impl<D: BlockDisk> Ring<D> {
             disk: around.disk,
             policy: around.policy,
             fault: around.fault,
+            budget_bytes: (BUDGET_BYTES / u64::from(around.rings.max(1))).max(LEAST_BUDGET_BYTES),
             state: Mutex::new(state),
             idle: Condvar::new(),
             wake: Notify::new(),
@@ -240,7 +249,7 @@ impl<D: BlockDisk> Ring<D> {
         if state.memory_vanished() {
             return Err(VhostError::MemoryVanished);
         }
-        if state.bytes_under_way >= MAX_BYTES_IN_FLIGHT {
+        if state.bytes_under_way >= self.budget_bytes {
             return Ok(Taken::Nothing); // a completion wakes us
         }
         let Some(head) = state.next_head().map_err(|error| self.ring_error(error))? else {
@@ -273,7 +282,9 @@ impl<D: BlockDisk> Ring<D> {
         let memory = Arc::clone(&state.memory);
         let request = request::parse(&memory, self.table, head)
             .map_err(|source| self.request_error(source))?;
-        let bytes = request.data.bytes().min(crate::execute::CHUNK_BYTES);
+        let bytes = request.data.bytes().min(crate::execute::CHUNK_BYTES)
+            + REQUEST_BYTES
+            + RUN_BYTES * to_u64(request.data.run_count());
         state.taken[usize::from(head)] = true;
         state.under_way += 1;
         state.bytes_under_way += bytes;
@@ -321,7 +332,7 @@ impl<D: BlockDisk> Ring<D> {
     /// A request has ended, answered or not.
     fn release(&self, claim: &Claim) {
         let mut state = self.lock();
-        let was_full = state.bytes_under_way >= MAX_BYTES_IN_FLIGHT;
+        let was_full = state.bytes_under_way >= self.budget_bytes;
         state.taken[usize::from(claim.head)] = false;
         state.under_way -= 1;
         state.bytes_under_way -= claim.bytes;

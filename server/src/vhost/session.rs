@@ -107,6 +107,7 @@ impl<D: BlockDisk> Session<D> {
             },
             memory: self.map.memory(),
             fault: Arc::clone(&subject.fault),
+            rings: subject.queues,
         };
         let (map, region, features) = (&self.map, self.region.as_ref(), self.features);
         let queues = self.queues.len();
