@@ -13,6 +13,7 @@ mod serve;
 mod sockets;
 mod store;
 mod vhost;
+mod watch;
 
 pub use control::{
     ApiError, Attached, CloneDisks, Control, CreateDisk, Delete, DiffEvent, DiffQuery, DiskState,

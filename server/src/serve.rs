@@ -17,6 +17,7 @@ use crate::exports::Exports;
 use crate::folder::{FolderError, StoreFolder};
 use crate::sockets::{SocketDir, SocketError, SocketRights, control_socket};
 use crate::store::{OpenOptions, OpenStore, StoreError};
+use crate::watch::watch;
 
 /// How long a command may hold the store before a server gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -85,7 +86,10 @@ pub async fn serve(folder: StoreFolder, options: ServeOptions) -> Result<(), Ser
         }
         tracing::info!("stopping");
     };
-    accept_until(listener, Arc::clone(&control), stop).await?;
+    tokio::select! {
+        accepted = accept_until(listener, Arc::clone(&control), stop) => accepted?,
+        () = watch(&control) => {}
+    }
     shut_down(control, &socket).await
 }
 

@@ -33,6 +33,17 @@ struct Doomed {
     report: DeleteReport,
 }
 
+/// A disk that is to go.
+struct Inspected {
+    row: DiskRow,
+    /// The disks cloned from it.
+    dependents: Vec<DiskName>,
+    /// What its versions own.
+    owned_bytes: u64,
+    /// What forbids it, with `-r` too.
+    obstacle: Option<EngineError>,
+}
+
 impl Engine {
     /// Deletes disks and snapshots. A snapshot that several versions began from stays, hidden,
     /// until one of them is left.
@@ -111,7 +122,8 @@ impl Engine {
         let mut waiting = vec![name.clone()];
         let mut found: Vec<DiskRow> = Vec::new();
         while let Some(name) = waiting.pop() {
-            let (row, dependents, bytes) = self.inspect_disk(&name, options).await?;
+            let Inspected { row, dependents, owned_bytes, obstacle } =
+                self.inspect_disk(&name).await?;
             if found.iter().chain(&doomed.disks).any(|other| other.id == row.id) {
                 continue;
             }
@@ -119,39 +131,37 @@ impl Engine {
                 let dependents = dependents.iter().map(ToString::to_string).collect();
                 return Err(EngineError::HasDependents { name: name.to_string(), dependents });
             }
+            if row.snapshot_count > 0 && !options.recursive {
+                let (disk, snapshot_count) = (name.to_string(), row.snapshot_count);
+                return Err(EngineError::HasSnapshots { disk, snapshot_count });
+            }
+            obstacle.map_or(Ok(()), Err)?;
             waiting.extend(dependents);
-            doomed.report.released_bytes += bytes;
+            doomed.report.released_bytes += owned_bytes;
             found.push(row);
         }
         doomed.disks.extend(found.into_iter().rev());
         Ok(())
     }
 
-    /// A disk's row, the disks cloned from it, and the bytes that its versions own.
-    async fn inspect_disk(
-        &self,
-        name: &DiskName,
-        options: DeleteOptions,
-    ) -> Result<(DiskRow, Vec<DiskName>, u64), EngineError> {
+    async fn inspect_disk(&self, name: &DiskName) -> Result<Inspected, EngineError> {
         let mut view = self.store().catalogue.read().await;
         let rows = Rows::new(&mut view);
         let row = disk_row(&rows, name).await?;
-        if row.snapshot_count > 0 && !options.recursive {
-            let (disk, snapshot_count) = (name.to_string(), row.snapshot_count);
-            return Err(EngineError::HasSnapshots { disk, snapshot_count });
-        }
         self.check_unused(&rows, &row).await?;
-        let (mut dependents, mut owned_blocks) = (BTreeMap::new(), 0);
+        let (mut dependents, mut owned_blocks, mut obstacle) = (BTreeMap::new(), 0, None);
         let mut from = Epoch::ZERO;
         loop {
             let page = rows.list_versions(row.id, from, PAGE_ROWS).await?;
             for version in &page {
-                if version.sealed {
-                    let label = version.label.as_deref().unwrap_or("(head)");
-                    return Err(EngineError::Sealed { name: format!("{name}@{label}") });
+                let label = version.label.as_deref().unwrap_or("(head)");
+                let full_name = format!("{name}@{label}");
+                if let Err(error) = self.check_unpinned(version.id, &full_name) {
+                    obstacle.get_or_insert(error);
                 }
-                let label = version.label.as_deref().unwrap_or_default();
-                self.check_unpinned(version.id, &format!("{name}@{label}"))?;
+                if version.sealed {
+                    obstacle.get_or_insert(EngineError::Sealed { name: full_name });
+                }
                 owned_blocks += version.owned_blocks;
                 foreign_children(&rows, version, &mut dependents).await?;
             }
@@ -160,7 +170,8 @@ impl Engine {
                 _ => break,
             }
         }
-        Ok((row, dependents.into_values().collect(), bytes_of(owned_blocks)))
+        let dependents = dependents.into_values().collect();
+        Ok(Inspected { row, dependents, owned_bytes: bytes_of(owned_blocks), obstacle })
     }
 
     async fn check_unused<P: Pages<Error = CatalogueError>>(

@@ -91,7 +91,7 @@ pub enum EngineError {
         dependents: Vec<String>,
     },
     /// A disk with snapshots was to be deleted.
-    #[error("disk '{disk}' has {snapshot_count} snapshots; use -r to delete them too")]
+    #[error("disk '{disk}' has snapshots ({snapshot_count}); use -r to delete them too")]
     HasSnapshots {
         /// The disk.
         disk: String,

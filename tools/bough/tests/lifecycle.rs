@@ -79,6 +79,24 @@ fn a_snapshot_of_several_disks_is_all_or_nothing() {
 }
 
 #[test]
+fn a_deletion_that_is_refused_names_what_depends() {
+    let rig = Rig::new();
+    rig.ok(&["create", "golden", "1M"]);
+    rig.ok(&["snapshot", "golden@base"]);
+    rig.ok(&["seal", "golden@base"]);
+    rig.ok(&["clone", "golden", "web-1", "web-2"]);
+    let error = rig.fails(&["delete", "golden"]);
+    assert!(error.contains("web-1") && error.contains("web-2"), "{error}");
+    assert!(rig.fails(&["delete", "-r", "golden"]).contains("bough unseal golden@base"));
+    rig.ok(&["unseal", "golden@base"]);
+    let planned = rig.json(&["delete", "-r", "-n", "golden"]);
+    assert_eq!(planned["deleted"].as_array().unwrap().len(), 3);
+    assert_eq!(rig.disks().len(), 3, "-n changes nothing");
+    rig.ok(&["delete", "-r", "golden"]);
+    assert_eq!(rig.disks(), Vec::<String>::new());
+}
+
+#[test]
 fn sizes_are_exact_with_p_and_integers_in_json() {
     let rig = Rig::new();
     rig.ok(&["create", "data", "1.5G"]);
