@@ -12,7 +12,7 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// Request numbers.
 pub mod request {
-    #![allow(missing_docs)]
+    #![allow(missing_docs)] // the names are the specification's
     pub const GET_FEATURES: u32 = 1;
     pub const SET_FEATURES: u32 = 2;
     pub const SET_OWNER: u32 = 3;
@@ -40,7 +40,7 @@ pub mod request {
 
 /// Virtio feature bits.
 pub mod features {
-    #![allow(missing_docs)]
+    #![allow(missing_docs)] // the names are the specification's
     pub const RO: u64 = 1 << 5;
     pub const FLUSH: u64 = 1 << 9;
     pub const MQ: u64 = 1 << 12;
@@ -56,7 +56,7 @@ pub mod features {
 
 /// vhost-user protocol feature bits.
 pub mod protocol {
-    #![allow(missing_docs)]
+    #![allow(missing_docs)] // the names are the specification's
     pub const MQ: u64 = 1;
     pub const REPLY_ACK: u64 = 1 << 3;
     pub const BACKEND_REQ: u64 = 1 << 5;
