@@ -3,6 +3,7 @@
 //! Owns one store folder, one socket folder and the server process. Everything goes through the
 //! `bough` binary; nothing is read behind its back.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
@@ -92,12 +93,17 @@ impl Bough {
         ];
         let log = self.folder.join("server.log");
         let mut server = Process::start(&self.binary, &args, &log)?;
+        // Not by `bough status`: without a server it opens the store itself, and so would recover
+        // it in the server's place.
         wait_for("the server to serve", SERVER_STARTS, || {
             server.still_runs()?;
-            Ok(self.output(&["status"])?.status.success().then_some(()))
+            Ok(UnixStream::connect(sockets.join("control")).is_ok().then_some(()))
         })?;
         self.server = Some(server);
-        Ok(())
+        if self.output(&["status"])?.status.success() {
+            return Ok(());
+        }
+        bail!("bough status knows of no server")
     }
 
     /// `kill -9` on the server.

@@ -7,10 +7,12 @@ mod cargo;
 mod packages;
 mod suite;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use cargo::Profile;
+use clap::{Args, Parser, Subcommand};
 
 /// What can be done with this repository.
 #[derive(Debug, Parser)]
@@ -25,13 +27,22 @@ enum Word {
     /// Run every test: format, lints, tests of all crates, guests in QEMU
     Test,
     /// Watch a Debian guest live through snapshot, server crash and rollback
-    Demo,
+    Demo(Subject),
     /// Run only the stories with guests in QEMU
-    Guests {
-        /// The `bough` to test [default: the one built from here]
-        #[arg(long, value_name = "FILE")]
-        bough: Option<std::path::PathBuf>,
-    },
+    Guests(Subject),
+}
+
+#[derive(Debug, Args)]
+struct Subject {
+    /// The `bough` to use [default: the one built from here]
+    #[arg(long, value_name = "FILE")]
+    bough: Option<PathBuf>,
+}
+
+impl Subject {
+    fn binary(self, profile: Profile) -> Result<PathBuf> {
+        self.bough.map_or_else(|| cargo::build_bough(profile), Ok)
+    }
 }
 
 fn main() -> ExitCode {
@@ -48,15 +59,14 @@ fn main() -> ExitCode {
 fn play(word: Word) -> Result<bool> {
     match word {
         Word::Test => suite::test(),
-        Word::Demo => {
+        Word::Demo(subject) => {
             packages::install(packages::GUESTS)?;
-            bough_guests::demo(&cargo::build_bough(cargo::Profile::Release)?)?;
+            bough_guests::demo(&subject.binary(Profile::Release)?)?;
             Ok(true)
         }
-        Word::Guests { bough } => {
+        Word::Guests(subject) => {
             packages::install(packages::GUESTS)?;
-            let binary = bough.map_or_else(|| cargo::build_bough(cargo::Profile::Dev), Ok)?;
-            suite::report(bough_guests::play(&binary)?)
+            suite::report(bough_guests::play(&subject.binary(Profile::Dev)?)?)
         }
     }
 }
