@@ -201,6 +201,8 @@ impl Engine {
                     tracing::warn!(disk = %disk.name(), %error, "checkpoint failed");
                 }
             }
+            // A version that had no tree, or a commit that had no room, may have waited for this.
+            self.inner.wake.notify_waiters();
         }
     }
 }

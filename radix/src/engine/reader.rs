@@ -4,12 +4,10 @@ use std::ops::Range;
 
 use bough_blockstore::{BLOCK_BYTES_U64, BlockCount, to_u64};
 
-use super::delete::queue_reclaim;
 use super::find::version_row;
 use super::{Engine, EngineError};
 use crate::catalogue::{Rows, VersionId, VersionRow};
 use crate::disk::{ByteRange, Piece, deliver, source_of};
-use crate::disk0::Need as PoolNeed;
 use crate::error::DiskError;
 use crate::info::{Extent, ExtentKind};
 use crate::lookup::lookup_range;
@@ -43,10 +41,10 @@ impl Engine {
             VersionName::Snapshot(_) => {
                 let mut view = self.store().catalogue.read().await;
                 let (_, version) = version_row(&Rows::new(&mut view), name).await?;
+                self.pin(version.id);
                 (version.id, false)
             }
         };
-        *self.pins().entry(id).or_default() += 1;
         let mut reader = Reader {
             engine: self.clone(),
             version: id,
@@ -76,13 +74,22 @@ impl Engine {
         Ok(Rows::new(&mut view).version(id).await?)
     }
 
-    /// A reader's own snapshot goes with it.
-    async fn release(&self, id: VersionId) -> Result<(), EngineError> {
-        let mut commit = self.store().catalogue.begin(PoolNeed::Release).await?;
-        queue_reclaim(&mut commit, id).await?;
-        commit.stage(&[])?.durable().await?;
+    /// Keeps a version from being deleted or reclaimed.
+    pub(super) fn pin(&self, version: VersionId) {
+        *self.pins().entry(version).or_default() += 1;
+    }
+
+    /// Undoes one [`Engine::pin`]; the reclaimer may have waited for it.
+    pub(super) fn unpin(&self, version: VersionId) {
+        let mut pins = self.pins();
+        if let Some(count) = pins.get_mut(&version) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&version);
+            }
+        }
+        drop(pins);
         self.inner.wake.notify_waiters();
-        Ok(())
     }
 }
 
@@ -164,23 +171,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        {
-            let mut pins = self.engine.pins();
-            if let Some(count) = pins.get_mut(&self.version) {
-                *count -= 1;
-                if *count == 0 {
-                    pins.remove(&self.version);
-                }
-            }
-        }
-        if self.own {
-            let (engine, version) = (self.engine.clone(), self.version);
-            self.engine.store().runtime.spawn(Box::pin(async move {
-                if let Err(error) = engine.release(version).await {
-                    tracing::warn!(%error, "a reader's snapshot stays until the store is opened again");
-                }
-            }));
-        }
+        self.engine.unpin(self.version);
     }
 }
 

@@ -3,13 +3,14 @@
 //! A step frees blocks and moves the cursor in one commit. The version that began from the victim
 //! may be a head that is being written to: its checkpoints and these steps exclude each other.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bough_blockstore::Epoch;
+use bough_blockstore::{DiskId, Epoch};
 
 use super::delete::queue_reclaim;
 use super::{Engine, EngineError};
-use crate::catalogue::{ReclaimRow, Rows, VersionId, VersionRow};
+use crate::catalogue::{ReclaimRow, RowFault, Rows, VersionId, VersionRow};
 use crate::disk::Disk;
 use crate::disk0::{Commit, Need as PoolNeed};
 use crate::node::Root;
@@ -84,7 +85,7 @@ impl Engine {
         let Some(chosen) = self.choose_victim().await? else { return Ok(false) };
         // The child's disk first, then the rows again: a checkpoint may have moved its root.
         let disk = match self.child_of(chosen).await? {
-            Some(child) => Some(self.disk_by_id(child.disk).await?),
+            Some(child) => self.living_disk(child.disk).await?,
             None => None,
         };
         let _maintenance = match &disk {
@@ -93,7 +94,7 @@ impl Engine {
         };
         let Some(victim) = self.victim(chosen).await? else { return Ok(true) };
         let child_root = match &victim.child {
-            Some(child) => Some(self.committed_root(child, disk.as_deref()).await?),
+            Some(child) => Some(self.committed_root(child).await?),
             None => None,
         };
         let parent_epoch = self.epoch_of(victim.version.parent).await?;
@@ -127,7 +128,11 @@ impl Engine {
                 if row.cursor > 0 {
                     return Ok(Some(row.version));
                 }
-                if first.is_none() && !self.pins().contains_key(&row.version) {
+                if first.is_some() || self.pins().contains_key(&row.version) {
+                    continue;
+                }
+                // A reader's own snapshot may not have a tree yet; a later checkpoint gives it one.
+                if !rows.version(row.version).await?.pending {
                     first = Some(row.version);
                 }
             }
@@ -159,16 +164,27 @@ impl Engine {
         Ok(Some(Victim { row, version, child }))
     }
 
-    /// The tree that holds a version's blocks: its own, or, while it is pending, its disk's.
-    async fn committed_root(
-        &self,
-        version: &VersionRow,
-        disk: Option<&Disk>,
-    ) -> Result<Root, EngineError> {
-        match disk {
-            Some(disk) if version.pending => Ok(disk.lock().base),
-            _ => Ok(version.root),
+    /// The disk, unless it is deleted: then nobody writes to it, and its head may be gone.
+    async fn living_disk(&self, id: DiskId) -> Result<Option<Arc<Disk>>, EngineError> {
+        let row = {
+            let mut view = self.store().catalogue.read().await;
+            Rows::new(&mut view).get_disk(id).await?
+        };
+        match row.filter(|row| !row.deleting) {
+            Some(row) => Ok(Some(self.disk_by_row(&row).await?)),
+            None => Ok(None),
         }
+    }
+
+    /// The tree that holds a version's blocks: its own, or, while it is pending, its disk's.
+    async fn committed_root(&self, version: &VersionRow) -> Result<Root, EngineError> {
+        if !version.pending {
+            return Ok(version.root);
+        }
+        let mut view = self.store().catalogue.read().await;
+        let rows = Rows::new(&mut view);
+        let disk = rows.get_disk(version.disk).await?.ok_or(RowFault::MissingDisk(version.disk))?;
+        Ok(rows.version(disk.head).await?.root)
     }
 
     async fn epoch_of(&self, version: Option<VersionId>) -> Result<Epoch, EngineError> {
@@ -207,12 +223,20 @@ impl Engine {
         let mut rows = Rows::new(commit);
         let (id, parent) = (victim.version.id, victim.version.parent);
         rows.remove_reclaim(id).await?;
-        if let Some(child) = &victim.child {
-            let mut child = rows.version(child.id).await?;
+        // Asked for again: a snapshot may just have come between the victim and its head.
+        if let Some(&child) = rows.list_children(id, VersionId(0), 1).await?.first() {
+            let mut child = rows.version(child).await?;
             child.parent = parent;
-            child.owned_blocks +=
-                victim.version.owned_blocks - i64::try_from(freed_data).unwrap_or(0);
             rows.put_version(&child).await?;
+            // What pending snapshots own is counted in their disk's head.
+            let heir = match rows.get_disk(child.disk).await? {
+                Some(disk) if child.pending => disk.head,
+                _ => child.id,
+            };
+            let mut heir = rows.version(heir).await?;
+            heir.owned_blocks +=
+                victim.version.owned_blocks - i64::try_from(freed_data).unwrap_or(0);
+            rows.put_version(&heir).await?;
         }
         rows.remove_version(id).await?;
         if let Some(parent) = parent {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bough_blockstore::{Chain, ChainFault, DiskId, Epoch, Sequence};
 
+use super::delete::queue_reclaim;
 use super::find::{disk_row, snapshot_row};
 use super::{Engine, EngineError};
 use crate::catalogue::{Rows, VersionId, VersionKind, VersionRow};
@@ -67,7 +68,8 @@ impl Engine {
         Ok(infos)
     }
 
-    /// A snapshot without a name; gone when nobody needs it.
+    /// A snapshot without a name, pinned once. It is queued for the reclaimer from the start, so
+    /// that it goes even where its reader dies with the process.
     pub(super) async fn anonymous_snapshot(
         &self,
         disk: &DiskName,
@@ -93,7 +95,11 @@ impl Engine {
                 }
                 continue;
             }
+            let unnamed = members.iter().flat_map(|m| &m.wanted).filter(|w| w.label.is_none());
+            let unnamed: Vec<VersionId> = unnamed.map(|wanted| wanted.version).collect();
+            unnamed.iter().for_each(|version| self.pin(*version));
             if let Err(error) = self.commit_snapshots(commit, &members).await {
+                unnamed.iter().for_each(|version| self.unpin(*version));
                 forget_cuts(&members);
                 return Err(error);
             }
@@ -193,6 +199,9 @@ impl Engine {
                 head.owned_blocks = 0;
             }
             rows.put_version(&head).await?;
+        }
+        for wanted in member.wanted.iter().filter(|wanted| wanted.label.is_none()) {
+            queue_reclaim(commit, wanted.version).await?;
         }
         Ok(())
     }
