@@ -225,12 +225,14 @@ impl Disk {
         frozen: &Frozen,
         sink: &mut TreeSink,
     ) -> Result<MergedLayers, EngineError> {
-        let first = match frozen.complete.first() {
-            Some(pending) => pending.version,
-            None => self.oldest_incomplete(),
-        };
         let first_row = {
+            // Together: a snapshot that comes between the two would seem to own what is the
+            // head's to free.
             let mut view = self.store.catalogue.read().await;
+            let first = match frozen.complete.first() {
+                Some(pending) => pending.version,
+                None => self.oldest_incomplete(),
+            };
             Rows::new(&mut view).version(first).await?
         };
         let ownership = ownership_of(&self.store, &first_row).await?;

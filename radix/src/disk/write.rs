@@ -46,9 +46,33 @@ impl Disk {
         if length == 0 {
             return Ok(());
         }
-        let range = ByteRange { offset, length };
+        self.write_range(ByteRange { offset, length }, fill).await
+    }
+
+    /// Zeros what the last block still holds beyond the disk's end, from when the disk was
+    /// larger: before the end moves on.
+    pub(crate) async fn zero_tail(self: &Arc<Self>) -> Result<(), DiskError> {
+        let end = self.size_bytes();
+        let within = to_usize(end % BLOCK_BYTES_U64);
+        if within == 0 {
+            return Ok(());
+        }
+        let mut old = Box::new([0; BLOCK_BYTES]);
+        self.read_block(end / BLOCK_BYTES_U64, &mut old).await?;
+        if old[within..].iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
+        let range = ByteRange { offset: end, length: BLOCK_BYTES - within };
+        self.write_range(range, &mut |_, piece| piece.fill(0)).await
+    }
+
+    async fn write_range(
+        self: &Arc<Self>,
+        range: ByteRange,
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<(), DiskError> {
         loop {
-            let (chain, admitted) = self.ready(range.blocks(), to_u64(length)).await?;
+            let (chain, admitted) = self.ready(range.blocks(), to_u64(range.length)).await?;
             let done = match self.stage(&chain, range, fill).await? {
                 Ok(ticket) => chain.published(ticket).await.map(drop),
                 Err(fault) => Err(fault),

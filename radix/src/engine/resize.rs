@@ -1,5 +1,7 @@
 //! Growing and shrinking disks.
 
+use std::sync::Arc;
+
 use bough_blockstore::{BlockAddr, BlockCount};
 
 use super::create::check_size;
@@ -31,46 +33,26 @@ impl Engine {
         let disk = self.disk(name).await?;
         let from_bytes = disk.size_bytes();
         if size_bytes < from_bytes {
-            self.prepare_to_shrink(&disk, size_bytes, shrink).await?;
+            may_shrink(&disk, size_bytes, shrink)?;
+        } else if size_bytes > from_bytes {
+            // Now, not when it was made smaller: a shrink that fails has changed nothing.
+            disk.zero_tail().await?;
         }
         let _maintenance = disk.maintenance.lock().await;
         // Everything in the tree: no snapshot is pending whose size would change with the head's.
         let mode = if size_bytes < from_bytes { Mode::Park } else { Mode::Keep };
-        disk.checkpoint_held(mode).await?;
-        self.fit_tree(&disk, size_bytes).await?;
+        loop {
+            disk.checkpoint_held(mode).await?;
+            if self.fit_tree(&disk, size_bytes).await? {
+                break;
+            }
+        }
         disk.set_size(size_bytes);
         self.disk_info(name).await
     }
 
-    /// The part of the last block that is cut off must read as zeros if the disk grows again.
-    async fn prepare_to_shrink(
-        &self,
-        disk: &std::sync::Arc<Disk>,
-        to_bytes: u64,
-        allowed: bool,
-    ) -> Result<(), EngineError> {
-        let (name, from_bytes) = (disk.name().to_string(), disk.size_bytes());
-        if !allowed {
-            return Err(EngineError::WouldShrink { disk: name, from_bytes, to_bytes });
-        }
-        let users = disk.clients();
-        if !users.is_empty() {
-            let remedy = "disconnect it before making the disk smaller";
-            return Err(EngineError::InUse { name, users, remedy });
-        }
-        let block_end = BlockCount::covering(to_bytes).bytes().min(from_bytes);
-        if block_end > to_bytes {
-            disk.write_zeroes(to_bytes, block_end - to_bytes).await?;
-        }
-        Ok(())
-    }
-
-    /// The caller holds the disk's maintenance.
-    async fn fit_tree(
-        &self,
-        disk: &std::sync::Arc<Disk>,
-        size_bytes: u64,
-    ) -> Result<(), EngineError> {
+    /// The caller holds the disk's maintenance. `false` where a snapshot came between.
+    async fn fit_tree(&self, disk: &Arc<Disk>, size_bytes: u64) -> Result<bool, EngineError> {
         let head_id = disk.lock().head;
         let head = {
             let mut view = self.store().catalogue.read().await;
@@ -84,8 +66,12 @@ impl Engine {
                 return Err(error);
             }
         };
-        let committed = self.commit_fitted(disk, size_bytes, merged, &sink.nodes).await;
-        if committed.as_ref().is_err_and(EngineError::is_no_space) {
+        let committed = self.commit_fitted(disk, &head, size_bytes, merged, &sink.nodes).await;
+        let unused = match &committed {
+            Ok(done) => !done,
+            Err(error) => error.is_no_space(),
+        };
+        if unused {
             self.store().free_taken(&sink.nodes);
         }
         committed
@@ -94,15 +80,23 @@ impl Engine {
     async fn commit_fitted(
         &self,
         disk: &Disk,
+        seen: &VersionRow,
         size_bytes: u64,
         merged: Merged,
         nodes: &[BlockAddr],
-    ) -> Result<(), EngineError> {
+    ) -> Result<bool, EngineError> {
         let bits = BitChanges { set: nodes.to_vec(), clear: merged.freed };
-        let head_id = disk.lock().head;
         let mut commit = self.store().catalogue.begin(PoolNeed::Release).await?;
         let mut rows = Rows::new(&mut commit);
-        let head = rows.version(head_id).await?;
+        let head = rows.version(seen.id).await?;
+        // A snapshot taken since then, or one that has no tree but the head's.
+        let pending = match head.parent {
+            Some(parent) => rows.version(parent).await?.pending,
+            None => false,
+        };
+        if pending || head.epoch != seen.epoch || head.root != seen.root {
+            return Ok(false);
+        }
         let (referenced, owned) = (head.referenced_blocks, head.owned_blocks);
         rows.put_version(&VersionRow {
             size_bytes,
@@ -117,7 +111,7 @@ impl Engine {
         self.store().bits_written(&pages);
         disk.lock().base = merged.root;
         self.store().free_committed(&bits.clear);
-        Ok(())
+        Ok(true)
     }
 
     async fn reheighted(
@@ -134,4 +128,17 @@ impl Engine {
         self.store().device.sync().await?;
         Ok(merged)
     }
+}
+
+fn may_shrink(disk: &Disk, to_bytes: u64, allowed: bool) -> Result<(), EngineError> {
+    let (name, from_bytes) = (disk.name().to_string(), disk.size_bytes());
+    if !allowed {
+        return Err(EngineError::WouldShrink { disk: name, from_bytes, to_bytes });
+    }
+    let users = disk.clients();
+    if !users.is_empty() {
+        let remedy = "disconnect it before making the disk smaller";
+        return Err(EngineError::InUse { name, users, remedy });
+    }
+    Ok(())
 }
