@@ -89,10 +89,14 @@ pub enum Verb {
     /// Tell everything about one disk or snapshot
     Show(Show),
     /// Tell how the store and its server are
+    #[command(after_help = "Exit status: 0 a server serves the store, 1 none does.")]
     Status,
     /// List where two versions differ
     Diff(Diff),
     /// Check the store's structure
+    #[command(after_help = "\
+Exit status, as of qemu-img check: 0 clean, 1 it could not be found out, 2 something is lost or used
+twice, 3 only space is lost.")]
     Check,
     /// Read and verify every block
     Scrub(Scrub),
