@@ -30,9 +30,9 @@ impl Rig {
         Self::build(fresh_path(), queues, read_only, start_reactor())
     }
 
-    /// Offers one on this path.
-    pub fn at(path: PathBuf, queues: u16, read_only: bool) -> Self {
-        Self::build(path, queues, read_only, start_reactor())
+    /// Offers one on this path, its requests held from the first one on, or not.
+    pub fn at(path: PathBuf, held: bool) -> Self {
+        Self::build_with(path, 1, false, start_reactor(), held)
     }
 
     /// Offers another one, served by the same reactor.
@@ -41,8 +41,19 @@ impl Rig {
     }
 
     fn build(path: PathBuf, queues: u16, read_only: bool, reactor: ReactorHandle) -> Self {
+        Self::build_with(path, queues, read_only, reactor, false)
+    }
+
+    fn build_with(
+        path: PathBuf,
+        queues: u16,
+        read_only: bool,
+        reactor: ReactorHandle,
+        held: bool,
+    ) -> Self {
         let options = ExportOptions { name: "disk".into(), queues, read_only, serial: SERIAL };
         let disk = Arc::new(MemoryDisk::new(1 << 20));
+        disk.hold(held);
         let mut rig = Self { disk, path, export: None, reactor, options };
         rig.offer();
         rig
