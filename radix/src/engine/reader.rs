@@ -24,8 +24,6 @@ pub struct Reader {
     name: String,
     pub(super) root: Root,
     size_bytes: u64,
-    /// Whether the version was made for this reader.
-    own: bool,
 }
 
 impl Engine {
@@ -36,13 +34,13 @@ impl Engine {
     pub async fn reader(&self, name: &VersionName) -> Result<Reader, EngineError> {
         // Between taking the snapshot and pinning it nobody may delete it.
         let _verbs = self.inner.verbs.lock().await;
-        let (id, own) = match name {
-            VersionName::Head(disk) => (self.anonymous_snapshot(disk).await?, true),
+        let id = match name {
+            VersionName::Head(disk) => self.anonymous_snapshot(disk).await?,
             VersionName::Snapshot(_) => {
                 let mut view = self.store().catalogue.read().await;
                 let (_, version) = version_row(&Rows::new(&mut view), name).await?;
                 self.pin(version.id);
-                (version.id, false)
+                version.id
             }
         };
         let mut reader = Reader {
@@ -51,7 +49,6 @@ impl Engine {
             name: name.to_string(),
             root: Root::empty(0),
             size_bytes: 0,
-            own,
         };
         let row = self.materialised(id).await?;
         reader.root = row.root;
