@@ -181,28 +181,32 @@ impl Engine {
     fn start_background(&self) {
         let reclaimer = self.clone();
         self.store().runtime.spawn(Box::pin(async move { reclaimer.reclaim_forever().await }));
-        let checkpointer = self.clone();
-        self.store()
-            .runtime
-            .spawn(Box::pin(async move { checkpointer.checkpoint_forever().await }));
+        let runtime = Arc::clone(&self.store().runtime);
+        let period = self.store().config.checkpoint_every;
+        // Asleep it holds nothing: a closed engine lets go of its device at once.
+        let engine = Arc::downgrade(&self.inner);
+        self.store().runtime.spawn(Box::pin(async move {
+            loop {
+                runtime.sleep(period).await;
+                let Some(inner) = engine.upgrade() else { return };
+                if inner.closing.load(Ordering::Acquire) {
+                    return;
+                }
+                Self { inner }.checkpoint_dirty_disks().await;
+            }
+        }));
     }
 
     /// Bounds the age of what is in a chain, so that sizes shown and recovery stay fresh.
-    async fn checkpoint_forever(&self) {
-        let runtime = Arc::clone(&self.store().runtime);
-        while !self.inner.closing.load(Ordering::Acquire) {
-            runtime.sleep(self.store().config.checkpoint_every).await;
-            let disks: Vec<Arc<Disk>> = self.inner.disks.lock().await.values().cloned().collect();
-            for disk in disks {
-                if self.inner.closing.load(Ordering::Acquire) {
-                    return;
-                }
-                if let Err(error) = disk.checkpoint_if_dirty().await {
-                    tracing::warn!(disk = %disk.name(), %error, "checkpoint failed");
-                }
+    async fn checkpoint_dirty_disks(&self) {
+        let disks: Vec<Arc<Disk>> = self.inner.disks.lock().await.values().cloned().collect();
+        for disk in disks {
+            if self.inner.closing.load(Ordering::Acquire) {
+                return;
             }
-            // A version that had no tree, or a commit that had no room, may have waited for this.
-            self.inner.wake.notify_waiters();
+            if let Err(error) = disk.checkpoint_if_dirty().await {
+                tracing::warn!(disk = %disk.name(), %error, "checkpoint failed");
+            }
         }
     }
 }
