@@ -64,7 +64,6 @@ fn config(rng: &mut SimRng) -> EngineConfig {
             sync_bytes: [256 << 10, 64 << 20][pick(rng, 2)],
             ..ChainConfig::default()
         },
-        ..EngineConfig::default()
     }
 }
 
