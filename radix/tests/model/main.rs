@@ -3,8 +3,7 @@
 //!
 //! `BOUGH_MODEL_HISTORIES=n` runs more of them, `BOUGH_MODEL_SEED=n` one of them again.
 
-// The model is borrowed across a wait only on the way to a panic that ends the history.
-#![allow(clippy::await_holding_refcell_ref)]
+#![allow(clippy::await_holding_refcell_ref)] // only on the way to a panic that ends the history
 
 mod content;
 mod history;
