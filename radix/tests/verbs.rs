@@ -43,10 +43,14 @@ async fn open(sim: &Sim, device: Arc<dyn Device>) -> Engine {
     Engine::open(device, runtime, EngineConfig::default()).await.unwrap()
 }
 
-async fn new_engine(sim: &Sim) -> Engine {
+/// A new store with one disk of 8 MiB, `web`.
+async fn new_store(sim: &Sim) -> (Engine, Arc<Disk>) {
     let device: Arc<dyn Device> = sim.create_device(BlockCount::covering(64 * MIB));
     Engine::format(Arc::clone(&device), sim.runtime()).await.unwrap();
-    open(sim, device).await
+    let engine = open(sim, device).await;
+    engine.create_disk(&disk_name("web"), 8 * MIB).await.unwrap();
+    let disk = engine.disk(&disk_name("web")).await.unwrap();
+    (engine, disk)
 }
 
 async fn assert_clean(engine: &Engine) {
@@ -58,9 +62,7 @@ async fn assert_clean(engine: &Engine) {
 fn what_is_written_is_read_at_any_sector() {
     let sim = Sim::new(1);
     sim.run(async {
-        let engine = new_engine(&sim).await;
-        engine.create_disk(&disk_name("web"), 8 * MIB).await.unwrap();
-        let disk = engine.disk(&disk_name("web")).await.unwrap();
+        let (engine, disk) = new_store(&sim).await;
         assert_eq!(bytes(&disk, 0, 8192).await, vec![0; 8192]);
         fill(&disk, 4096, 12288, 7).await;
         fill(&disk, 4096 + 512, 512, 9).await;
@@ -79,9 +81,7 @@ fn what_is_written_is_read_at_any_sector() {
 fn a_snapshot_keeps_what_the_head_overwrites_and_clones_branch_from_it() {
     let sim = Sim::new(2);
     sim.run(async {
-        let engine = new_engine(&sim).await;
-        engine.create_disk(&disk_name("web"), 8 * MIB).await.unwrap();
-        let disk = engine.disk(&disk_name("web")).await.unwrap();
+        let (engine, disk) = new_store(&sim).await;
         fill(&disk, 0, 65536, 1).await;
         engine.snapshot(&[snap_name("web@one")]).await.unwrap();
         fill(&disk, 0, 4096, 2).await;
@@ -101,10 +101,8 @@ fn a_snapshot_keeps_what_the_head_overwrites_and_clones_branch_from_it() {
 fn a_rollback_drops_changes_and_deletes_release_all_space() {
     let sim = Sim::new(3);
     sim.run(async {
-        let engine = new_engine(&sim).await;
+        let (engine, disk) = new_store(&sim).await;
         let before = engine.status().await.unwrap().used_bytes;
-        engine.create_disk(&disk_name("web"), 8 * MIB).await.unwrap();
-        let disk = engine.disk(&disk_name("web")).await.unwrap();
         fill(&disk, 0, 65536, 1).await;
         engine.snapshot(&[snap_name("web@one")]).await.unwrap();
         fill(&disk, 0, 65536, 2).await;
@@ -130,9 +128,7 @@ fn a_rollback_drops_changes_and_deletes_release_all_space() {
 fn a_power_cut_keeps_everything_that_was_flushed() {
     let sim = Sim::new(4);
     sim.run(async {
-        let engine = new_engine(&sim).await;
-        engine.create_disk(&disk_name("web"), 8 * MIB).await.unwrap();
-        let disk = engine.disk(&disk_name("web")).await.unwrap();
+        let (engine, disk) = new_store(&sim).await;
         fill(&disk, 0, 65536, 1).await;
         engine.snapshot(&[snap_name("web@one")]).await.unwrap();
         fill(&disk, 0, 4096, 2).await;
@@ -157,9 +153,7 @@ fn a_power_cut_keeps_everything_that_was_flushed() {
 fn a_disk_cut_short_reads_zeros_when_it_grows_again() {
     let sim = Sim::new(5);
     sim.run(async {
-        let engine = new_engine(&sim).await;
-        engine.create_disk(&disk_name("web"), 8 * MIB).await.unwrap();
-        let disk = engine.disk(&disk_name("web")).await.unwrap();
+        let (engine, disk) = new_store(&sim).await;
         fill(&disk, 0, 65536, 1).await;
         let refused = engine.resize(&disk_name("web"), 6144, false).await.unwrap_err();
         assert!(matches!(refused, EngineError::WouldShrink { .. }), "{refused}");

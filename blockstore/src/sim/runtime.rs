@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,13 +30,26 @@ pub(super) fn take_all_spawned(simulation: u64) -> Vec<Task> {
     })
 }
 
-/// One life of a simulated machine, from a start to a crash. After that it is dead: what it is
-/// asked never happens.
-pub struct SimRuntime {
+/// One life of a simulated machine, from a start to a crash.
+#[derive(Clone)]
+struct Life {
     core: Arc<Mutex<Core>>,
+    number: u64,
+}
+
+impl Life {
+    /// The machine's state; `None` once this life is over.
+    fn lock(&self) -> Option<MutexGuard<'_, Core>> {
+        let core = lock(&self.core);
+        (core.life == self.number).then_some(core)
+    }
+}
+
+/// The runtime of one life. After that it is dead: what it is asked never happens.
+pub struct SimRuntime {
+    life: Life,
     ready: Arc<ReadyQueue>,
     simulation: u64,
-    life: u64,
 }
 
 impl SimRuntime {
@@ -46,11 +59,7 @@ impl SimRuntime {
         simulation: u64,
         life: u64,
     ) -> Self {
-        Self { core, ready, simulation, life }
-    }
-
-    fn is_dead(&self) -> bool {
-        lock(&self.core).life != self.life
+        Self { life: Life { core, number: life }, ready, simulation }
     }
 }
 
@@ -58,7 +67,7 @@ impl Runtime for SimRuntime {
     /// # Panics
     /// On any thread but the simulation's.
     fn spawn(&self, task: Task) {
-        if self.is_dead() {
+        if self.life.lock().is_none() {
             return;
         }
         assert!(self.ready.is_own_thread(), "a simulation runs on one thread");
@@ -67,34 +76,32 @@ impl Runtime for SimRuntime {
     }
 
     fn now(&self) -> Duration {
-        lock(&self.core).now
+        lock(&self.life.core).now
     }
 
     fn sleep(&self, duration: Duration) -> Task {
-        let (core, life) = (Arc::clone(&self.core), self.life);
-        let deadline = lock(&core).now + duration;
-        Box::pin(Sleep { core, life, deadline, key: None })
+        let deadline = self.now() + duration;
+        Box::pin(Sleep { life: self.life.clone(), deadline, key: None })
     }
 
     fn yield_now(&self) -> Task {
-        Box::pin(Yield { core: Arc::clone(&self.core), life: self.life, until: None })
+        Box::pin(Yield { life: self.life.clone(), until: None })
     }
 
     fn random(&self) -> [u8; 16] {
         let mut bytes = [0; 16];
-        lock(&self.core).secrets.fill(&mut bytes);
+        lock(&self.life.core).secrets.fill(&mut bytes);
         bytes
     }
 
     fn unix_seconds(&self) -> u64 {
         const START: u64 = 1_700_000_000;
-        START + lock(&self.core).now.as_secs()
+        START + lock(&self.life.core).now.as_secs()
     }
 }
 
 struct Sleep {
-    core: Arc<Mutex<Core>>,
-    life: u64,
+    life: Life,
     deadline: Duration,
     key: Option<EventKey>,
 }
@@ -103,18 +110,15 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let shared = Arc::clone(&self.core);
-        let mut core = lock(&shared);
-        if core.life != self.life {
-            return Poll::Pending;
-        }
-        if core.now >= self.deadline {
+        let this = &mut *self;
+        let Some(mut core) = this.life.lock() else { return Poll::Pending };
+        if core.now >= this.deadline {
             return Poll::Ready(());
         }
-        let replaced = self.key.and_then(|key| core.rewake(key, context.waker()));
+        let replaced = this.key.and_then(|key| core.rewake(key, context.waker()));
         if replaced.is_none() {
             let waker = context.waker().clone();
-            self.key = Some(core.schedule(self.deadline, Event::Timer(waker)));
+            this.key = Some(core.schedule(this.deadline, Event::Timer(waker)));
         }
         // A waker may run foreign code when dropped: not under the lock.
         drop(core);
@@ -126,15 +130,14 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(key) = self.key {
-            let cancelled = lock(&self.core).cancel(key);
+            let cancelled = lock(&self.life.core).cancel(key);
             drop(cancelled);
         }
     }
 }
 
 struct Yield {
-    core: Arc<Mutex<Core>>,
-    life: u64,
+    life: Life,
     /// The turn that resumes it.
     until: Option<u64>,
 }
@@ -143,13 +146,10 @@ impl Future for Yield {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let shared = Arc::clone(&self.core);
-        let mut core = lock(&shared);
-        if core.life != self.life {
-            return Poll::Pending;
-        }
+        let this = &mut *self;
+        let Some(mut core) = this.life.lock() else { return Poll::Pending };
         // All who are ready now have had a turn by the end of the turn after this one.
-        let until = *self.until.get_or_insert(core.turn + 2);
+        let until = *this.until.get_or_insert(core.turn + 2);
         if core.turn >= until {
             return Poll::Ready(());
         }

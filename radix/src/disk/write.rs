@@ -71,9 +71,22 @@ impl Disk {
         range: ByteRange,
         fill: &mut dyn FnMut(usize, &mut [u8]),
     ) -> Result<(), DiskError> {
+        self.publish(range.blocks(), to_u64(range.length), async |chain| {
+            self.stage(chain, range, fill).await
+        })
+        .await
+    }
+
+    /// Has `stage` put changes of `blocks` into the live chain; returns once they are published.
+    async fn publish(
+        self: &Arc<Self>,
+        blocks: VirtualRange,
+        data_bytes: u64,
+        mut stage: impl AsyncFnMut(&Arc<Chain>) -> Result<Result<Ticket, ChainFault>, DiskError>,
+    ) -> Result<(), DiskError> {
         loop {
-            let (chain, admitted) = self.ready(range.blocks(), to_u64(range.length)).await?;
-            let done = match self.stage(&chain, range, fill).await? {
+            let (chain, admitted) = self.ready(blocks.clone(), data_bytes).await?;
+            let done = match stage(&chain).await? {
                 Ok(ticket) => chain.published(ticket).await.map(drop),
                 Err(fault) => Err(fault),
             };
@@ -142,20 +155,11 @@ impl Disk {
     }
 
     async fn zero_blocks(self: &Arc<Self>, blocks: VirtualRange) -> Result<(), DiskError> {
-        loop {
-            let (chain, admitted) = self.ready(blocks.clone(), 0).await?;
+        self.publish(blocks.clone(), 0, async |chain| {
             self.rmw.wait(&blocks).await;
-            let done = match chain.stage_zero(blocks.clone()) {
-                Ok(ticket) => chain.published(ticket).await.map(drop),
-                Err(fault) => Err(fault),
-            };
-            drop(admitted);
-            match done {
-                Ok(()) => return Ok(()),
-                Err(ChainFault::Stopped) => {}
-                Err(fault) => return Err(self.chain_error(fault)),
-            }
-        }
+            Ok(chain.stage_zero(blocks.clone()))
+        })
+        .await
     }
 
     /// A live chain, and room for changing `blocks` with `data_bytes` of data.
