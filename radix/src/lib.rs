@@ -1,5 +1,6 @@
 //! Disks as versions of copy-on-write trees, and the catalogue. Knows no virtio.
 
+mod backlog;
 mod btree;
 mod cache;
 mod catalogue;

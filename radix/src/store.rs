@@ -10,6 +10,7 @@ use bough_blockstore::{
     VirtualBlock,
 };
 
+use crate::backlog::Backlog;
 use crate::btree::{Page, Pages};
 use crate::cache::NodeCache;
 use crate::catalogue::{ExtentRow, Rows};
@@ -30,6 +31,7 @@ pub struct Store {
     pub catalogue: Disk0,
     pub space: Arc<Mutex<Space>>,
     pub config: EngineConfig,
+    pub backlog: Backlog,
 }
 
 /// Blocks whose last reader has gone, back to whoever they belong to.

@@ -174,7 +174,8 @@ impl Disk {
         Ok((chain, admitted))
     }
 
-    /// Promises the room, or refuses. Nobody is refused while a checkpoint could make room.
+    /// Promises the room, or refuses. Nobody is refused while a checkpoint or the reclaimer could
+    /// make room.
     async fn admit(
         self: &Arc<Self>,
         blocks: &VirtualRange,
@@ -192,10 +193,17 @@ impl Disk {
         if promise(need).is_ok() {
             return admitted();
         }
-        if self.checkpoint(Mode::Keep).await.is_ok() && promise(need).is_ok() {
-            return admitted();
+        let mut merged = self.checkpoint(Mode::Keep).await.is_ok();
+        loop {
+            let steps = self.store.backlog.steps();
+            if merged && promise(need).is_ok() {
+                return admitted();
+            }
+            if !self.store.backlog.step_after(steps).await {
+                return Err(DiskError::NoSpace { disk: self.name().to_string() });
+            }
+            merged = merged || self.checkpoint(Mode::Keep).await.is_ok();
         }
-        Err(DiskError::NoSpace { disk: self.name().to_string() })
     }
 
     /// At most so many nodes change when these blocks do: whole nodes inside the range, and a

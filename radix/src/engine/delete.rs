@@ -70,7 +70,7 @@ impl Engine {
         for disk in &doomed.disks {
             self.end_disk(disk).await?;
         }
-        self.inner.wake.notify_waiters();
+        self.store().backlog.ask();
         Ok(doomed.report)
     }
 

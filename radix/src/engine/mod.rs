@@ -28,7 +28,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bough_blockstore::{BlockAddr, BlockCount, ChainConfig, DiskId, Epoch};
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::catalogue::{Rows, VersionId};
@@ -96,8 +95,6 @@ struct Inner {
     epochs: Mutex<Epochs>,
     /// Versions that somebody is reading.
     pins: Mutex<BTreeMap<VersionId, usize>>,
-    /// Something to reclaim, or closing.
-    wake: Notify,
     closing: AtomicBool,
     /// Findings of the opening: disks that are not served.
     faults: Mutex<BTreeMap<DiskId, OpeningFault>>,

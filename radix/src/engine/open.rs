@@ -8,10 +8,10 @@ use bough_blockstore::{
     BlockAddr, BlockCount, BlockRun, Device, DiskId, Runtime, SUPERBLOCK_BLOCKS, Sequence,
     Superblock, SuperblockError, read_pair,
 };
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{Engine, EngineConfig, EngineError, Epochs, Inner, OpeningFault, lock};
+use crate::backlog::Backlog;
 use crate::btree::Counters;
 use crate::cache::NodeCache;
 use crate::catalogue::{ChainRow, ExtentRow, Rows};
@@ -80,8 +80,16 @@ impl Engine {
         let _ = cell.set(Arc::clone(&space));
         let cache = NodeCache::new(Arc::clone(&device), config.cache_bytes / 4 * 3);
         let gate = disk0.gate();
-        let store =
-            Arc::new(Store { device, runtime, gate, cache, catalogue: disk0, space, config });
+        let store = Arc::new(Store {
+            device,
+            runtime,
+            gate,
+            cache,
+            catalogue: disk0,
+            space,
+            config,
+            backlog: Backlog::new(),
+        });
         let engine = Self { inner: Arc::new(Inner::new(store, &superblock, counters)) };
         engine.recover_disks().await?;
         engine.lease_epochs(1).await?;
@@ -97,7 +105,7 @@ impl Engine {
     /// The first failure; what was acknowledged is recovered at the next opening all the same.
     pub async fn close(&self) -> Result<(), EngineError> {
         self.inner.closing.store(true, Ordering::Release);
-        self.inner.wake.notify_waiters();
+        self.store().backlog.close();
         let _verbs = self.inner.verbs.lock().await;
         let disks: Vec<Arc<Disk>> = self.inner.disks.lock().await.values().cloned().collect();
         let mut failure = None;
@@ -224,7 +232,6 @@ impl Inner {
                 end: counters.epoch_lease_end,
             }),
             pins: Mutex::default(),
-            wake: Notify::new(),
             closing: AtomicBool::new(false),
             faults: Mutex::new(BTreeMap::new()),
         }

@@ -86,7 +86,7 @@ impl Engine {
             }
         }
         drop(pins);
-        self.inner.wake.notify_waiters();
+        self.store().backlog.ask();
     }
 }
 

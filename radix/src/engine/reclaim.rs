@@ -4,7 +4,6 @@
 //! may be a head that is being written to: its checkpoints and these steps exclude each other.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bough_blockstore::{DiskId, Epoch};
 
@@ -34,23 +33,22 @@ struct Victim {
 impl Engine {
     /// Reclaims whatever is deleted, until the engine closes.
     pub(super) async fn reclaim_forever(&self) {
-        loop {
-            let mut wake = std::pin::pin!(self.inner.wake.notified());
-            wake.as_mut().enable();
-            if self.inner.closing.load(Ordering::Acquire) {
-                return;
-            }
+        let backlog = &self.store().backlog;
+        let mut last = 0;
+        while let Some(asked) = backlog.next(last).await {
             match self.reclaim_once().await {
-                Ok(true) => self.store().runtime.yield_now().await,
-                Ok(false) => {
-                    self.punch_holes().await;
-                    wake.await;
+                Ok(true) => {
+                    backlog.stepped();
+                    self.store().runtime.yield_now().await;
+                    continue;
                 }
+                Ok(false) => self.punch_holes().await,
                 Err(error) => {
                     tracing::warn!(%error, "reclaiming stops until something else is deleted");
-                    wake.await;
                 }
             }
+            backlog.answered(asked);
+            last = asked;
         }
     }
 

@@ -50,7 +50,7 @@ impl Engine {
             state.base = new_head.root;
             drop(state);
             disk.set_size(new_head.size_bytes);
-            self.inner.wake.notify_waiters();
+            self.store().backlog.ask();
         }
         Ok(report)
     }
