@@ -18,6 +18,7 @@ mod merger;
 mod names;
 mod node;
 mod overlay;
+mod overlay_budget;
 mod path;
 mod range_lock;
 mod range_set;

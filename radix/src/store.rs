@@ -17,6 +17,7 @@ use crate::catalogue::{ExtentRow, Rows};
 use crate::disk0::{CatalogueError, Commit, Disk0, Need as PoolNeed, Pool};
 use crate::engine::EngineConfig;
 use crate::gate::{ReadGate, Released};
+use crate::overlay_budget::OverlayBudget;
 use crate::space::{Grant, Need, Space, bitmap_page_of};
 
 /// Bitmap pages kept in memory: 256 MiB of bitmap would describe 8 TiB, this describes 128 GiB.
@@ -32,6 +33,7 @@ pub struct Store {
     pub space: Arc<Mutex<Space>>,
     pub config: EngineConfig,
     pub backlog: Backlog,
+    pub overlays: Arc<OverlayBudget>,
 }
 
 /// Blocks whose last reader has gone, back to whoever they belong to.

@@ -272,7 +272,9 @@ impl Disk {
         if let Some(last) = merged.versions.last() {
             let mut state = self.lock();
             state.base = last.root;
-            state.frozen = None;
+            if let Some(merged) = state.frozen.take() {
+                self.store.overlays.changed(merged.entry_count(), 0);
+            }
             state.plan = None;
             state.pending.drain(..frozen.complete.len());
         }

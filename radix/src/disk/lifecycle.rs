@@ -12,7 +12,6 @@ use crate::catalogue::{ChainRow, Rows};
 use crate::disk0::{CatalogueError, Need as PoolNeed};
 use crate::engine::EngineError;
 use crate::error::DiskError;
-use crate::overlay::Overlay;
 use crate::space::Need;
 use crate::store::DiskSpace;
 
@@ -116,19 +115,20 @@ impl Disk {
         Ok(Some(start))
     }
 
-    /// Waits while the overlay is far over its bound: a checkpoint is behind.
+    /// Has the disk's own overlay merged first while all overlays together are far over their
+    /// bound: checkpoints are behind.
     pub(super) async fn hold_back(self: &Arc<Self>) -> Result<(), DiskError> {
-        loop {
+        while self.store.overlays.is_far_exceeded() {
             {
                 let state = self.lock();
-                let over = state.active.entry_count() > 2 * self.store.config.overlay_entries;
-                if !over || !matches!(state.slot, Slot::Live(_)) {
+                if state.active.is_empty() || !matches!(state.slot, Slot::Live(_)) {
                     return Ok(());
                 }
             }
             // Whoever comes first does it; the others wait for the lock and find it done.
             self.checkpoint(Mode::Keep).await.map_err(|error| self.engine_error(&error))?;
         }
+        Ok(())
     }
 
     /// Waits until a checkpoint that ends the chain is done.
@@ -146,11 +146,6 @@ impl Disk {
             }
             changed.await;
         }
-    }
-
-    pub(super) fn overlay_is_large(&self, entries: usize, chain_bytes: u64) -> bool {
-        let config = &self.store.config;
-        entries > config.overlay_entries || chain_bytes > config.chain_bytes
     }
 
     /// Has a checkpoint done in the background, unless one is already waiting to begin.
@@ -215,11 +210,17 @@ impl Disk {
         let unfinished = state.plan.take();
         let promised = std::mem::take(&mut state.promised_nodes)
             + unfinished.map_or(0, |frozen| frozen.take_promise());
-        state.active = Overlay::default();
-        state.frozen = None;
+        let frozen = state.frozen.take().map_or(0, |overlay| overlay.entry_count());
+        let active = std::mem::take(&mut state.active).entry_count();
+        self.store.overlays.changed(active + frozen, 0);
         drop(state);
         self.store.space().settle(self.id, promised);
         Ok(blocks.into_iter().collect())
+    }
+
+    /// What its overlay costs: entries that a checkpoint would merge.
+    pub(crate) fn overlay_entries(&self) -> usize {
+        self.lock().active.entry_count()
     }
 
     /// A checkpoint, where there is anything to merge.

@@ -21,8 +21,9 @@ impl Publish for Follower {
 impl Disk {
     fn apply(self: &Arc<Self>, record: &PublishedRecord) {
         let mut replaced = Vec::new();
-        let (chain, entries) = {
+        let chain = {
             let mut state = self.lock();
+            let before = state.active.entry_count();
             for entry in &record.entries {
                 match entry {
                     ChainEntry::Data { vba, addr, crc } => {
@@ -35,15 +36,15 @@ impl Disk {
                     ChainEntry::Require { .. } => {}
                 }
             }
-            let chain = match &state.slot {
+            self.store.overlays.changed(before, state.active.entry_count());
+            match &state.slot {
                 Slot::Live(chain) => Some(Arc::clone(chain)),
                 _ => None,
-            };
-            (chain, state.active.entry_count())
+            }
         };
         let Some(chain) = chain else { return };
         chain.retire(&replaced, record.sequence);
-        if self.overlay_is_large(entries, chain.stats().bytes) {
+        if chain.stats().bytes > self.store.config.chain_bytes {
             self.queue_checkpoint();
         }
     }

@@ -48,7 +48,7 @@ const LEASE: u64 = 1 << 20;
 pub struct EngineConfig {
     /// For node and page caches, in bytes.
     pub cache_bytes: u64,
-    /// Overlay entries at which a disk is checkpointed; at twice as many its writers wait.
+    /// Entries of all overlays at which the largest are merged; at twice as many writers wait.
     pub overlay_entries: usize,
     /// Bytes of a disk's chain at which it is checkpointed.
     pub chain_bytes: u64,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bough_blockstore::{
     BlockAddr, BlockCount, BlockRun, Device, DiskId, Runtime, SUPERBLOCK_BLOCKS, Sequence,
@@ -20,6 +20,7 @@ use crate::disk0::{
     self, CatalogueError, Disk0, FormatOptions, Opened, Recovered, Requirement, min_store,
 };
 use crate::gate::ReadGate;
+use crate::overlay_budget::OverlayBudget;
 use crate::space::{Floors, Space, SpaceConfig};
 use crate::store::{Freed, Store};
 
@@ -80,6 +81,7 @@ impl Engine {
         let _ = cell.set(Arc::clone(&space));
         let cache = NodeCache::new(Arc::clone(&device), config.cache_bytes / 4 * 3);
         let gate = disk0.gate();
+        let overlays = Arc::new(OverlayBudget::new(config.overlay_entries));
         let store = Arc::new(Store {
             device,
             runtime,
@@ -89,6 +91,7 @@ impl Engine {
             space,
             config,
             backlog: Backlog::new(),
+            overlays,
         });
         let engine = Self { inner: Arc::new(Inner::new(store, &superblock, counters)) };
         engine.recover_disks().await?;
@@ -189,20 +192,29 @@ impl Engine {
     fn start_background(&self) {
         let reclaimer = self.clone();
         self.store().runtime.spawn(Box::pin(async move { reclaimer.reclaim_forever().await }));
-        let runtime = Arc::clone(&self.store().runtime);
+        // Asleep the others hold nothing: a closed engine lets go of its device at once.
+        let (runtime, engine) = (Arc::clone(&self.store().runtime), Arc::downgrade(&self.inner));
         let period = self.store().config.checkpoint_every;
-        // Asleep it holds nothing: a closed engine lets go of its device at once.
-        let engine = Arc::downgrade(&self.inner);
         self.store().runtime.spawn(Box::pin(async move {
             loop {
                 runtime.sleep(period).await;
-                let Some(inner) = engine.upgrade() else { return };
-                if inner.closing.load(Ordering::Acquire) {
-                    return;
-                }
-                Self { inner }.checkpoint_dirty_disks().await;
+                let Some(engine) = Self::still_open(&engine) else { return };
+                engine.checkpoint_dirty_disks().await;
             }
         }));
+        let (overlays, engine) = (Arc::clone(&self.store().overlays), Arc::downgrade(&self.inner));
+        self.store().runtime.spawn(Box::pin(async move {
+            loop {
+                overlays.exceeded().await;
+                let Some(engine) = Self::still_open(&engine) else { return };
+                engine.merge_largest_overlays().await;
+            }
+        }));
+    }
+
+    fn still_open(engine: &Weak<Inner>) -> Option<Self> {
+        let inner = engine.upgrade()?;
+        (!inner.closing.load(Ordering::Acquire)).then_some(Self { inner })
     }
 
     /// Bounds the age of what is in a chain, so that sizes shown and recovery stay fresh.
@@ -210,6 +222,23 @@ impl Engine {
         let disks: Vec<Arc<Disk>> = self.inner.disks.lock().await.values().cloned().collect();
         for disk in disks {
             if self.inner.closing.load(Ordering::Acquire) {
+                return;
+            }
+            if let Err(error) = disk.checkpoint_if_dirty().await {
+                tracing::warn!(disk = %disk.name(), %error, "checkpoint failed");
+            }
+        }
+    }
+
+    /// Bounds the memory of all overlays together.
+    async fn merge_largest_overlays(&self) {
+        let mut disks: Vec<(usize, Arc<Disk>)> = {
+            let disks = self.inner.disks.lock().await;
+            disks.values().map(|disk| (disk.overlay_entries(), Arc::clone(disk))).collect()
+        };
+        disks.sort_unstable_by_key(|(entries, _)| std::cmp::Reverse(*entries));
+        for (_, disk) in disks {
+            if self.store().overlays.is_relaxed() || self.inner.closing.load(Ordering::Acquire) {
                 return;
             }
             if let Err(error) = disk.checkpoint_if_dirty().await {
