@@ -7,6 +7,7 @@ mod device;
 mod join;
 mod lock;
 mod mirror;
+mod one_sync;
 mod reactor;
 mod record;
 mod scan;
@@ -29,6 +30,7 @@ pub use device::{
 };
 pub use lock::Holder;
 pub use mirror::Mirrored;
+pub use one_sync::OneSync;
 pub use reactor::{
     Called, OnPanic, Reactor, ReactorConfig, ReactorGone, ReactorHandle, UringRuntime, readable,
 };

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bough_blockstore::{
-    BlockAddr, BlockCount, BlockRun, Device, DiskId, Runtime, SUPERBLOCK_BLOCKS, Sequence,
+    BlockAddr, BlockCount, BlockRun, Device, DiskId, OneSync, Runtime, SUPERBLOCK_BLOCKS, Sequence,
     Superblock, SuperblockError, read_pair,
 };
 use uuid::Uuid;
@@ -59,6 +59,7 @@ impl Engine {
         runtime: Arc<dyn Runtime>,
         config: EngineConfig,
     ) -> Result<Self, EngineError> {
+        let device: Arc<dyn Device> = OneSync::new(device, Arc::clone(&runtime));
         let cell: Arc<OnceLock<Arc<Mutex<Space>>>> = Arc::new(OnceLock::new());
         let freed_to = Arc::clone(&cell);
         let gate_for = |pool| Arc::new(ReadGate::new(Arc::new(Freed { pool, space: freed_to })));
