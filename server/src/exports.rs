@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bough_blockstore::{ReactorHandle, to_u64, to_usize};
 use bough_radix::{Attachment, Disk, DiskName};
 
+use crate::buffers::Buffers;
 use crate::execute::SERIAL_BYTES;
 use crate::sockets::{SocketDir, SocketError, SocketRights, disk_socket};
 use crate::vhost::{Export, ExportOptions};
@@ -18,6 +19,7 @@ pub struct Exports {
     folder: SocketDir,
     rights: SocketRights,
     reactors: Vec<ReactorHandle>,
+    buffers: Arc<Buffers>,
     running: BTreeMap<DiskName, Running>,
 }
 
@@ -28,8 +30,13 @@ struct Running {
 
 impl Exports {
     /// No exports yet.
-    pub fn new(folder: SocketDir, rights: SocketRights, reactors: Vec<ReactorHandle>) -> Self {
-        Self { folder, rights, reactors, running: BTreeMap::new() }
+    pub fn new(
+        folder: SocketDir,
+        rights: SocketRights,
+        reactors: Vec<ReactorHandle>,
+        buffers: Arc<Buffers>,
+    ) -> Self {
+        Self { folder, rights, reactors, buffers, running: BTreeMap::new() }
     }
 
     /// How a disk is offered, where it is.
@@ -51,6 +58,7 @@ impl Exports {
             queues: attachment.queues,
             read_only: attachment.read_only,
             serial: serial_of(&disk),
+            buffers: Arc::clone(&self.buffers),
         };
         let reactor = self.reactor_of(&disk);
         let export = Export::start(disk, listener, socket.clone(), options, reactor)

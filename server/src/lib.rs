@@ -1,5 +1,6 @@
 //! Disks over vhost-user-blk, and the control API. Knows no KVM.
 
+mod buffers;
 mod complete;
 mod control;
 mod disk;
@@ -15,6 +16,7 @@ mod store;
 mod vhost;
 mod watch;
 
+pub use buffers::Buffers;
 pub use control::{
     ApiError, Attached, CloneDisks, Control, CreateDisk, Delete, DiffEvent, DiffQuery, DiskState,
     ErrorBody, ErrorDetail, FRAME_MAX_BYTES, FRAMES_MEDIA_TYPE, Frame, FrameDecoder, FrameError,

@@ -12,6 +12,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 
+use crate::buffers::Buffers;
 use crate::control::{ApiError, Control, ServerInfo, Serving, restore, router};
 use crate::exports::Exports;
 use crate::folder::{FolderError, StoreFolder};
@@ -19,6 +20,8 @@ use crate::sockets::{SocketDir, SocketError, SocketRights, control_socket};
 use crate::store::{OpenOptions, OpenStore, StoreError};
 use crate::watch::watch;
 
+/// What guests' requests may need of the memory: a quarter. The engine has the rest.
+const BUFFERS_SHARE: u64 = 4;
 /// How long a command may hold the store before a server gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
@@ -132,7 +135,8 @@ fn controlled(
         control_socket,
         started_unix: started.as_secs(),
     };
-    let exports = Exports::new(sockets, options.disk_rights, store.reactors().to_vec());
+    let buffers = Arc::new(Buffers::new(options.open.memory_bytes / BUFFERS_SHARE));
+    let exports = Exports::new(sockets, options.disk_rights, store.reactors().to_vec(), buffers);
     Control::serving(store, Serving { info, exports: Mutex::new(exports) })
 }
 

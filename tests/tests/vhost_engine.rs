@@ -10,7 +10,7 @@ use bough_blockstore::{
     BlockCount, Reactor, ReactorConfig, ReactorHandle, UringDevice, UringRuntime,
 };
 use bough_radix::{Disk, Engine, EngineConfig, VersionName};
-use bough_server::{Export, ExportOptions};
+use bough_server::{Buffers, Export, ExportOptions};
 use bough_tests::vhost::{
     DISCARD, Driver, FLUSH, FrontEnd, READ, WRITE, features, protocol, request,
 };
@@ -53,8 +53,13 @@ impl Store {
     fn offer(&self) -> Export {
         let path = self.socket();
         let listener = UnixListener::bind(&path).unwrap();
-        let options =
-            ExportOptions { name: "web".into(), queues: 1, read_only: false, serial: [0; 20] };
+        let options = ExportOptions {
+            name: "web".into(),
+            queues: 1,
+            read_only: false,
+            serial: [0; 20],
+            buffers: Arc::new(Buffers::new(1 << 20)),
+        };
         let disk = Arc::clone(&self.disk);
         Export::start(disk, listener, path, options, self.reactor.clone()).unwrap()
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bough_blockstore::ReactorHandle;
 use bough_radix::Access;
 
+use crate::buffers::Buffers;
 use crate::disk::BlockDisk;
 use crate::execute::SERIAL_BYTES;
 use crate::vhost::config::MAX_QUEUES;
@@ -37,6 +38,8 @@ pub struct ExportOptions {
     pub read_only: bool,
     /// What GET_ID answers, padded with zeros.
     pub serial: [u8; SERIAL_BYTES],
+    /// What its requests may need of us, shared with other exports.
+    pub buffers: Arc<Buffers>,
 }
 
 /// A disk being offered. Dropping it stops: front ends are cut off, what they had under way ends,
@@ -294,6 +297,7 @@ fn serve_one<D: BlockDisk>(
         queues: options.queues,
         read_only: options.read_only,
         serial: options.serial,
+        buffers: Arc::clone(&options.buffers),
     };
     match connection::serve(socket, subject) {
         Ok(()) => tracing::info!(disk = options.name, %client, "a front end left"),

@@ -18,6 +18,7 @@ use vm_memory::GuestAddress;
 
 use bough_blockstore::{ReactorHandle, to_u64, to_usize};
 
+use crate::buffers::Buffers;
 use crate::complete::{self, Finished};
 use crate::disk::BlockDisk;
 use crate::execute::{Outcome, Policy, execute};
@@ -58,6 +59,8 @@ pub(crate) struct Surroundings<D> {
     pub(crate) fault: Arc<Fault>,
     /// Rings of the disk, this one included.
     pub(crate) rings: u16,
+    /// What the requests of all guests share.
+    pub(crate) buffers: Arc<Buffers>,
 }
 
 /// A virtqueue being served.
@@ -68,6 +71,7 @@ pub(crate) struct Ring<D> {
     policy: Policy,
     fault: Arc<Fault>,
     budget_bytes: u64,
+    buffers: Arc<Buffers>,
     state: Mutex<State>,
     /// Signalled when the last request under way has ended.
     idle: Condvar,
@@ -104,6 +108,8 @@ enum Taken {
     Request(Claim, Request, Arc<Memory>),
     /// Nothing, or nothing yet: wait for a kick or a completion.
     Nothing,
+    /// Other guests' requests need all the memory there is for them.
+    NoRoom,
     /// The ring has stopped.
     Stopped,
 }
@@ -131,6 +137,7 @@ impl<D: BlockDisk> Ring<D> {
             policy: around.policy,
             fault: around.fault,
             budget_bytes: (BUDGET_BYTES / u64::from(around.rings.max(1))).max(LEAST_BUDGET_BYTES),
+            buffers: around.buffers,
             state: Mutex::new(state),
             idle: Condvar::new(),
             wake: Notify::new(),
@@ -212,6 +219,9 @@ impl<D: BlockDisk> Ring<D> {
                         return self.broken(error);
                     }
                 }
+                Ok(Turn::WaitForRoom) => {
+                    reactor::either(self.buffers.room(), self.wake.notified()).await;
+                }
                 Ok(Turn::Stop) => return,
                 Err(error) => return self.broken(error),
             }
@@ -225,6 +235,7 @@ impl<D: BlockDisk> Ring<D> {
             match self.take()? {
                 Taken::Request(claim, request, memory) => self.launch(claim, request, memory),
                 Taken::Nothing => return Ok(Turn::Wait),
+                Taken::NoRoom => return Ok(Turn::WaitForRoom),
                 Taken::Stopped => return Ok(Turn::Stop),
             }
         }
@@ -251,6 +262,9 @@ impl<D: BlockDisk> Ring<D> {
         }
         if state.bytes_under_way >= self.budget_bytes {
             return Ok(Taken::Nothing); // a completion wakes us
+        }
+        if !self.buffers.has_room() {
+            return Ok(Taken::NoRoom);
         }
         let Some(head) = state.next_head().map_err(|error| self.ring_error(error))? else {
             return Ok(Taken::Nothing);
@@ -288,6 +302,7 @@ impl<D: BlockDisk> Ring<D> {
         state.taken[usize::from(head)] = true;
         state.under_way += 1;
         state.bytes_under_way += bytes;
+        self.buffers.take(bytes);
         Ok((Claim { head, bytes }, request, memory))
     }
 
@@ -336,6 +351,7 @@ impl<D: BlockDisk> Ring<D> {
         state.taken[usize::from(claim.head)] = false;
         state.under_way -= 1;
         state.bytes_under_way -= claim.bytes;
+        self.buffers.give_back(claim.bytes);
         if was_full {
             self.wake.notify_one();
         }
@@ -396,6 +412,7 @@ impl<D: BlockDisk> Ring<D> {
 enum Turn {
     More,
     Wait,
+    WaitForRoom,
     Stop,
 }
 

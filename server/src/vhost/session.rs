@@ -18,6 +18,7 @@ use vhost::vhost_user::{
 
 use bough_blockstore::{ReactorHandle, to_usize};
 
+use crate::buffers::Buffers;
 use crate::disk::BlockDisk;
 use crate::execute::{Policy, SERIAL_BYTES};
 use crate::vhost::config::{self, Features};
@@ -37,6 +38,7 @@ pub(crate) struct Subject<D> {
     pub(crate) queues: u16,
     pub(crate) read_only: bool,
     pub(crate) serial: [u8; SERIAL_BYTES],
+    pub(crate) buffers: Arc<Buffers>,
 }
 
 /// One front end's device.
@@ -108,6 +110,7 @@ impl<D: BlockDisk> Session<D> {
             memory: self.map.memory(),
             fault: Arc::clone(&subject.fault),
             rings: subject.queues,
+            buffers: Arc::clone(&subject.buffers),
         };
         let (map, region, features) = (&self.map, self.region.as_ref(), self.features);
         let queues = self.queues.len();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bough_blockstore::{Reactor, ReactorConfig, ReactorHandle};
-use bough_server::{Export, ExportOptions, SERIAL_BYTES};
+use bough_server::{Buffers, Export, ExportOptions, SERIAL_BYTES};
 
 use crate::vhost::{Driver, FrontEnd, MemoryDisk, protocol};
 
@@ -51,7 +51,13 @@ impl Rig {
         reactor: ReactorHandle,
         held: bool,
     ) -> Self {
-        let options = ExportOptions { name: "disk".into(), queues, read_only, serial: SERIAL };
+        let options = ExportOptions {
+            name: "disk".into(),
+            queues,
+            read_only,
+            serial: SERIAL,
+            buffers: Arc::new(Buffers::new(16 << 20)),
+        };
         let disk = Arc::new(MemoryDisk::new(1 << 20));
         disk.hold(held);
         let mut rig = Self { disk, path, export: None, reactor, options };
