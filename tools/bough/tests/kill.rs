@@ -9,38 +9,15 @@ mod rig;
 
 use std::collections::BTreeMap;
 
-use bough_tests::vhost::{Driver, FLUSH, FrontEnd, READ, WRITE, features, protocol};
+use bough_tests::vhost::{Driver, FLUSH, FrontEnd, READ, WRITE};
 use rig::Rig;
+use rig::client::{Dice, SECTOR_BYTES, connect, stamp};
 
 const KILLS: u64 = 20;
 const DISK_SECTORS: u64 = 8192;
 const SLOTS: u16 = 5;
 const WRITE_MAX_SECTORS: u64 = 20;
 const READ_SECTORS: u64 = 16;
-const SECTOR_BYTES: usize = 512;
-
-/// Numbers that anybody can have again.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
-}
-
-/// A sector as write number `number` leaves it: recognised as a whole or not at all.
-fn stamp(sector: u64, number: u64) -> [u8; SECTOR_BYTES] {
-    let mut bytes = [0; SECTOR_BYTES];
-    for (index, chunk) in bytes.chunks_mut(16).enumerate() {
-        let index = u64::try_from(index).unwrap();
-        chunk[..8].copy_from_slice(&number.to_le_bytes());
-        chunk[8..]
-            .copy_from_slice(&(sector.wrapping_mul(0x9e37_79b9) ^ index ^ number).to_le_bytes());
-    }
-    bytes
-}
 
 #[derive(Clone, Copy)]
 struct Write {
@@ -93,16 +70,6 @@ impl Model {
         let found = u64::from_le_bytes(bytes[..8].try_into().unwrap());
         assert!(is(*held), "sector {sector}: write {held} was acknowledged, {found} is there");
     }
-}
-
-/// A front end on the server's socket, its queue running.
-fn connect(rig: &Rig) -> (FrontEnd, Driver) {
-    let front = FrontEnd::connect(&rig.path("run/web.sock"), Driver::memory_bytes(1));
-    front.negotiate(features::USUAL, protocol::ALL);
-    front.share(0, Driver::memory_bytes(1));
-    let driver = Driver::new(0);
-    driver.set_up(&front);
-    (front, driver)
 }
 
 /// Puts one more request under way: mostly a write, now and then a flush.
@@ -162,7 +129,7 @@ fn every_acknowledged_write_survives_twenty_kills_of_the_server() {
     let (mut dice, held) = (Dice(42), vec![0; usize::try_from(DISK_SECTORS).unwrap()]);
     let mut model = Model { held, under_way: BTreeMap::new(), next: 1, acknowledged: 0 };
     for kill in 0..KILLS {
-        let (front, mut driver) = connect(&rig);
+        let (front, mut driver) = connect(&rig, "web");
         load(&front, &mut driver, &mut model, &mut dice, 50 + kill * 37 % 400);
         if kill % 3 == 0 {
             rig.ok(&["snapshot", &format!("web@kill-{kill}")]);
@@ -175,7 +142,7 @@ fn every_acknowledged_write_survives_twenty_kills_of_the_server() {
         }
         drop(front);
         rig.serve();
-        let (front, mut driver) = connect(&rig);
+        let (front, mut driver) = connect(&rig, "web");
         read_back(&front, &mut driver, &mut model);
     }
     rig.stop();

@@ -1,6 +1,8 @@
 //! The real binary on a store of its own; whatever is started dies with the test.
 #![allow(dead_code, reason = "every story uses another part")]
 
+pub mod client;
+
 use std::io::Read;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
@@ -127,7 +129,10 @@ impl Rig {
         ready.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let log = std::fs::File::options().create(true).append(true).open(self.path("log"));
         let mut command = self.command();
-        command.arg("serve").args(["--reactors", "2", "--memory", "64M"]).args(args);
+        command.arg("serve").args(["--reactors", "2"]).args(args);
+        if !args.contains(&"--memory") {
+            command.args(["--memory", "64M"]);
+        }
         command.env("NOTIFY_SOCKET", &notify).stderr(log.unwrap());
         let mut server = command.spawn().unwrap();
         let begun = std::time::Instant::now();
