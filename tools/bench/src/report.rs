@@ -1,0 +1,136 @@
+//! The tables, for people; `--json` prints what they are made from.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::data_path::DataPath;
+use crate::{scale, snapshots};
+
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    pub machine: Machine,
+    pub data_path: Option<DataPath>,
+    pub snapshots: Option<Vec<snapshots::Row>>,
+    pub scale: Option<scale::Scale>,
+}
+
+/// Where it was measured.
+#[derive(Debug, Default, Serialize)]
+pub struct Machine {
+    pub kernel: String,
+    pub processor: String,
+    pub processors: usize,
+    pub qemu: String,
+    pub folder: String,
+    pub file_system: String,
+}
+
+/// As Markdown.
+pub fn render(report: &Report) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = write_all(&mut out, report);
+    out
+}
+
+fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
+    let machine = &report.machine;
+    writeln!(
+        out,
+        "Machine: {} x {}, Linux {}",
+        machine.processors, machine.processor, machine.kernel
+    )?;
+    writeln!(out, "Folder: {} ({}); {}", machine.folder, machine.file_system, machine.qemu)?;
+    if let Some(data_path) = &report.data_path {
+        write_data_path(out, data_path)?;
+    }
+    if let Some(rows) = &report.snapshots {
+        write_snapshots(out, rows)?;
+    }
+    if let Some(scale) = &report.scale {
+        write_scale(out, "snapshots of one disk", &scale.snapshots_of_one_disk)?;
+        write_scale(out, "clones of one template", &scale.clones_of_one_template)?;
+        write_scale(out, "deep clone of clone", &scale.clone_of_clone_deep)?;
+    }
+    Ok(())
+}
+
+fn write_data_path(out: &mut String, data: &DataPath) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\nData path: {} MiB disk, {} rounds of {} s, medians\n\n- {}\n- {}\n",
+        data.disk_bytes >> 20,
+        data.rounds,
+        data.seconds_each,
+        data.bough_command,
+        data.qemu_command
+    )?;
+    writeln!(out, "| one queue | | Bough | QSD qcow2 | ratio | µs CPU/op | QSD's |")?;
+    writeln!(out, "|---|---|---:|---:|---:|---:|---:|")?;
+    for row in &data.rows {
+        writeln!(
+            out,
+            "| {} | {} | {:.0} | {:.0} | {:.2} | {:.1} | {:.1} |",
+            row.workload,
+            row.unit,
+            row.bough,
+            row.qcow2,
+            row.ratio,
+            row.bough_cpu_us,
+            row.qcow2_cpu_us
+        )?;
+    }
+    let after = &data.after_snapshot;
+    writeln!(
+        out,
+        "\nrandwrite 4k QD32 before a snapshot {:.0} IOPS, just after it {:.0}: ratio {:.2}",
+        after.before_iops, after.after_iops, after.ratio
+    )
+}
+
+fn write_snapshots(out: &mut String, rows: &[snapshots::Row]) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n| durable snapshot, disk of | random writes at QD32 | p50 µs | p99 µs | per second | per second, 64 at once | write IOPS meanwhile |"
+    )?;
+    writeln!(out, "|---:|---|---:|---:|---:|---:|---:|")?;
+    for row in rows {
+        writeln!(
+            out,
+            "| {} GiB | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
+            row.disk_bytes >> 30,
+            if row.under_writes { "yes" } else { "no" },
+            row.p50_us,
+            row.p99_us,
+            row.per_second,
+            row.per_second_together,
+            row.write_iops
+        )?;
+    }
+    Ok(())
+}
+
+fn write_scale(out: &mut String, what: &str, rows: &[scale::Row]) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n| {what} | snapshot µs | clone µs | read µs | write µs | delete µs | open store µs | RSS MiB |"
+    )?;
+    writeln!(out, "|---:|---:|---:|---:|---:|---:|---:|---:|")?;
+    for row in rows {
+        writeln!(
+            out,
+            "| {} | {:.0} | {:.0} | {:.1} | {:.1} | {:.0} | {:.0} | {} |",
+            row.count,
+            row.snapshot_us,
+            row.clone_us,
+            row.read_us,
+            row.write_us,
+            row.delete_us,
+            row.open_us,
+            row.resident_bytes >> 20
+        )?;
+    }
+    Ok(())
+}
