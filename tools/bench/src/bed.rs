@@ -2,16 +2,18 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use bough_blockstore::{BlockCount, OpenMode, UringDevice, UringRuntime};
+use bough_blockstore::{BlockCount, OpenMode, Runtime, UringDevice, UringRuntime};
 use bough_radix::{Disk, Engine, EngineConfig};
 
 use crate::figures::{median, micros};
 
 /// What the engine may use for caches and overlays.
 const MEMORY_BYTES: u64 = 64 << 20;
+/// How long a closed engine may linger.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The block size of every read and write here.
 pub const BLOCK: usize = 4096;
 
@@ -38,6 +40,20 @@ impl Bed {
             Engine::format(Arc::new(device), Arc::new(UringRuntime)).await?;
         }
         self.open().await
+    }
+
+    /// As [`Self::open`], after an engine of this process has been closed: the last of its tasks
+    /// may keep the device for a while. Returns how long the opening itself took.
+    pub async fn reopen(&self) -> Result<(Engine, Duration)> {
+        let first = Instant::now();
+        loop {
+            let begun = Instant::now();
+            match self.open().await {
+                Ok(engine) => return Ok((engine, begun.elapsed())),
+                Err(error) if first.elapsed() > PATIENCE => return Err(error),
+                Err(_) => UringRuntime.sleep(Duration::from_millis(100)).await,
+            }
+        }
     }
 
     /// Opens and recovers the store.

@@ -93,7 +93,7 @@ fn write_data_path(out: &mut String, data: &DataPath) -> std::fmt::Result {
 fn write_snapshots(out: &mut String, rows: &[snapshots::Row]) -> std::fmt::Result {
     writeln!(
         out,
-        "\n| durable snapshot, disk of | random writes at QD32 | p50 µs | p99 µs | per second | per second, 64 at once | write IOPS meanwhile |"
+        "\n| durable snapshot, disk of | random writes at QD32 | p50 µs | p99 µs | per second | per second, 64 a request | write IOPS meanwhile |"
     )?;
     writeln!(out, "|---:|---|---:|---:|---:|---:|---:|")?;
     for row in rows {

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bough_radix::{DeleteOptions, Disk, DiskName, Engine, SnapshotName, VersionName};
-use futures_util::future::try_join_all;
 use serde::Serialize;
 
 use crate::bed::{Bed, read_block, resident_bytes, timed, write_block};
@@ -70,7 +69,8 @@ enum Shape {
 
 async fn grow(bed: &Bed, limit: u64, shape: Shape) -> Result<Vec<Row>> {
     let mut engine = bed.create(64 << 30).await?;
-    let first = engine.create_disk(&name("d")?, DISK_BYTES).await?.name;
+    let first = name("d")?;
+    engine.create_disk(&first, DISK_BYTES).await?;
     fill(&engine.disk(&first).await?).await?;
     engine.snapshot(&[snapshot("d", "base")?]).await?;
     let (mut rows, mut made, mut target) = (Vec::new(), 0, 10);
@@ -83,9 +83,9 @@ async fn grow(bed: &Bed, limit: u64, shape: Shape) -> Result<Vec<Row>> {
         eprintln!("{shape:?}: {made} after {:.1} s more", begun.elapsed().as_secs_f64());
         engine.close().await?;
         drop(engine);
-        let begun = Instant::now();
-        engine = bed.open().await?;
-        let open_us = micros(begun.elapsed());
+        let (opened, took) = bed.reopen().await?;
+        engine = opened;
+        let open_us = micros(took);
         let row = measure_at(&engine, shape, made, open_us).await?;
         eprintln!("{row:?}");
         rows.push(row);
@@ -101,8 +101,8 @@ async fn add(engine: &Engine, shape: Shape, made: u64, target: u64) -> Result<u6
         Shape::Snapshots => {
             let disk = engine.disk(&name("d")?).await?;
             write_block(&disk, Dice::new(made).below(DATA_BLOCKS), made).await?;
-            try_join_all((made..upto).map(|number| take(engine, "d".into(), format!("s{number}"))))
-                .await?;
+            let names = (made..upto).map(|n| snapshot("d", &format!("s{n}")));
+            engine.snapshot(&names.collect::<Result<Vec<_>>>()?).await?;
         }
         Shape::Clones => {
             let base = VersionName::from(snapshot("d", "base")?);

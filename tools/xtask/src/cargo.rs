@@ -1,5 +1,6 @@
 //! Cargo, as the other words use it.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -29,8 +30,14 @@ fn root() -> &'static Path {
 
 /// Whether this cargo command ends well.
 pub fn succeeds(arguments: &[&str]) -> Result<bool> {
-    println!("$ cargo {}", arguments.join(" "));
+    eprintln!("$ cargo {}", arguments.join(" "));
     Ok(cargo(arguments).status()?.success())
+}
+
+/// Runs a program of this workspace, optimised, on that `bough`; whether it ended well.
+pub fn run_released(package: &str, bough: &Path, arguments: &[OsString]) -> Result<bool> {
+    let mut command = cargo(&["run", "--quiet", "--release", "--package", package, "--"]);
+    Ok(command.arg("--bough").arg(bough).args(arguments).status()?.success())
 }
 
 /// Builds the `bough` command; returns its path.

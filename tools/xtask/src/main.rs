@@ -1,12 +1,14 @@
-//! The project's words: `cargo xtask test`, `demo`, `guests`.
+//! The project's words: `cargo xtask test`, `demo`, `guests`, `bench`.
 //!
 //! Each word installs what it needs beyond the Rust toolchain, says so, and ends with a status
 //! that a script can trust.
 
+mod bench;
 mod cargo;
 mod packages;
 mod suite;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -30,6 +32,12 @@ enum Word {
     Demo(Subject),
     /// Run only the stories with guests in QEMU
     Guests(Subject),
+    /// Measure speed beside qemu-storage-daemon, snapshots, and scale
+    Bench {
+        /// `--quick`, `--json`, and what `--help` after `--` tells
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -68,5 +76,6 @@ fn play(word: Word) -> Result<bool> {
             packages::install(packages::GUESTS)?;
             suite::report(bough_guests::play(&subject.binary(Profile::Dev)?)?)
         }
+        Word::Bench { arguments } => bench::run(&arguments),
     }
 }

@@ -31,6 +31,13 @@ pub const GUESTS: &[Package] = &[
 /// What the other tests need: a second opinion on image formats, a C compiler for crates.
 pub const TESTS: &[Package] = &[package("qemu-utils", "qemu-img"), package("gcc", "cc")];
 
+/// What the benchmark's peer needs.
+pub const BENCH: &[Package] = &[
+    package("qemu-utils", "qemu-img"),
+    package("qemu-system-common", "qemu-storage-daemon"),
+    package("gcc", "cc"),
+];
+
 /// Installs what is missing.
 pub fn install(wanted: &[Package]) -> Result<()> {
     let missing: Vec<&str> = wanted.iter().filter(|p| !p.is_there()).map(|p| p.name).collect();
