@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use memmap2::MmapMut;
+use rustix::event::{PollFd, PollFlags};
 use virtio_driver::{
     VhostUser, VirtioBlkFeatureFlags, VirtioBlkQueue, VirtioBlkTransport, VirtioFeatureFlags,
 };
@@ -204,8 +205,11 @@ impl Client {
         Ok(())
     }
 
+    /// The same two calls whoever serves: some servers make the eventfd a non-blocking one.
     fn sleep(&self) -> Result<()> {
-        self.transport.get_completion_fd(0).read()?;
+        let answered = self.transport.get_completion_fd(0);
+        rustix::event::poll(&mut [PollFd::new(&answered, PollFlags::IN)], None)?;
+        answered.read()?;
         Ok(())
     }
 }

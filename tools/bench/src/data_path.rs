@@ -61,14 +61,17 @@ const fn large(kind: Kind) -> Workload {
     Workload { kind, order, block_bytes: 1 << 20, depth: 8, flush_every: None }
 }
 
-const ROWS: [(&str, Workload); 7] = [
+/// The sequential rows come first, on disks that were filled from end to end; random writes
+/// then scatter the blocks of a log, which the last row shows.
+const ROWS: [(&str, Workload); 8] = [
+    ("read 1M QD8", large(Kind::Read)),
+    ("write 1M QD8", large(Kind::Write)),
     ("randread 4k QD1", small(Kind::Read, 1, None)),
     ("randread 4k QD32", small(Kind::Read, 32, None)),
     ("randwrite 4k QD1", small(Kind::Write, 1, None)),
     ("randwrite 4k QD32", small(Kind::Write, 32, None)),
     ("randwrite 4k QD32, flush every 32", small(Kind::Write, 32, Some(32))),
-    ("read 1M QD8", large(Kind::Read)),
-    ("write 1M QD8", large(Kind::Write)),
+    ("read 1M QD8, overwritten at random", large(Kind::Read)),
 ];
 
 struct Sample {
@@ -96,13 +99,13 @@ impl Subject {
     }
 }
 
-/// Fills both disks and measures every row in turns.
-pub fn measure(bough: &Path, folder: &Path, extent: Extent) -> Result<DataPath> {
+/// Fills both disks and measures every row whose name contains `row`, in turns.
+pub fn measure(bough: &Path, folder: &Path, row: &str, extent: Extent) -> Result<DataPath> {
     let mut qemu = better_qemu(folder, extent)?;
     let mut ours = Subject::of(Peer::bough(bough, folder, extent.disk_bytes, 4)?)?;
     ours.client.fill()?;
     let mut rows = Vec::new();
-    for (name, workload) in ROWS {
+    for (name, workload) in ROWS.into_iter().filter(|(name, _)| name.contains(row)) {
         rows.push(measure_row(name, workload, &mut ours, &mut qemu, extent)?);
     }
     let after_snapshot = after_snapshot(&mut ours, extent)?;

@@ -39,6 +39,9 @@ struct Options {
     /// Only these parts [default: all]
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// Of the data path only the rows whose names contain this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    row: String,
     /// Seconds of each measurement
     #[arg(long, value_name = "SECONDS")]
     each: Option<f64>,
@@ -74,7 +77,7 @@ fn main() -> Result<()> {
             rounds: options.rounds.unwrap_or(if options.quick { 3 } else { 5 }),
             each: options.each(),
         };
-        report.data_path = Some(data_path::measure(&options.bough, folder.path(), extent)?);
+        report.data_path = Some(data_path::measure(&options.bough, folder.path(), &options.row, extent)?);
     }
     let bed = |name: &str| -> Result<Bed> {
         let folder = folder.path().join(name);

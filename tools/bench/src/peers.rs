@@ -90,6 +90,8 @@ impl Peer {
             .args(["--blockdev", "driver=qcow2,node-name=disk,file=file,cache.direct=on"])
             .args(["--export", &export]);
         let command_line = format!("{command:?}").replace('"', "");
+        // A predecessor that was killed has left its socket behind.
+        let _ = std::fs::remove_file(&socket);
         let server = command.stdout(Stdio::null()).spawn();
         let server =
             Server(server.context("qemu-storage-daemon, of the package qemu-system-common")?);
