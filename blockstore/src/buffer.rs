@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::addr::BLOCK_BYTES;
+use crate::addr::{BLOCK_BYTES, to_usize};
 
 /// One block's worth of bytes, aligned as O_DIRECT asks.
 #[derive(Clone, Copy)]
@@ -13,71 +13,112 @@ struct Block([u8; BLOCK_BYTES]);
 
 static ZEROS: Block = Block([0; BLOCK_BYTES]);
 
-/// Buffers from this size on are kept for reuse: the allocator would map and unmap them each
-/// time, and every page of a fresh mapping costs a fault, several times what copying it costs.
-const LARGE_BLOCKS: usize = 16;
-/// How much is kept (8 MiB), and the largest buffer worth keeping.
-const SPARE_BLOCKS: usize = 2048;
+/// Buffers up to this size are kept for reuse. The allocator would map and unmap large ones each
+/// time, and every page of a fresh mapping costs a fault, several times what copying it costs;
+/// small aligned ones would leave its heap in pieces.
 const LARGEST_SPARE_BLOCKS: usize = 512;
+/// One class for each power of two up to that.
+const CLASSES: usize = 10;
+/// How much is kept: 8 MiB.
+const SPARE_BLOCKS: usize = 2048;
 
-static SPARES: Mutex<Vec<Vec<Block>>> = Mutex::new(Vec::new());
+static SPARES: Mutex<Spares> =
+    Mutex::new(Spares { classes: [const { Vec::new() }; CLASSES], blocks: 0 });
 
-/// An empty vector with room for `count` blocks, used before if there is one.
-fn with_room(count: usize) -> Vec<Block> {
-    if (LARGE_BLOCKS..=LARGEST_SPARE_BLOCKS).contains(&count) {
-        let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
-        let fitting = spares.iter().enumerate().filter(|(_, spare)| spare.capacity() >= count);
-        if let Some((smallest, _)) = fitting.min_by_key(|(_, spare)| spare.capacity()) {
-            return spares.swap_remove(smallest);
-        }
-    }
-    Vec::with_capacity(count)
+/// Memory that was used before and is not in use now. It is never handed to the system without
+/// having been written, so all of it is initialised.
+struct Spares {
+    classes: [Vec<Vec<Block>>; CLASSES],
+    blocks: usize,
 }
 
-/// Keeps the memory for the next that wants so much.
-fn recycle(mut blocks: Vec<Block>) {
-    blocks.clear();
-    let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
-    let kept: usize = spares.iter().map(Vec::capacity).sum();
-    if kept + blocks.capacity() <= SPARE_BLOCKS {
-        spares.push(blocks);
+impl Spares {
+    fn take(&mut self, class: usize) -> Option<Vec<Block>> {
+        let spare = self.classes[class].pop()?;
+        self.blocks -= spare.len();
+        Some(spare)
+    }
+
+    /// Where there is too much, the class that has most gives something up.
+    fn keep(&mut self, class: usize, memory: Vec<Block>) {
+        self.blocks += memory.len();
+        self.classes[class].push(memory);
+        while self.blocks > SPARE_BLOCKS {
+            let held = |class: &usize| self.classes[*class].len() << class;
+            let Some(gone) = (0..CLASSES).max_by_key(held).and_then(|most| self.take(most)) else {
+                return;
+            };
+            drop(gone);
+        }
+    }
+}
+
+fn spares() -> MutexGuard<'static, Spares> {
+    SPARES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which spares have room for `count` blocks.
+fn class_of(count: usize) -> Option<usize> {
+    let fits = (1..=LARGEST_SPARE_BLOCKS).contains(&count);
+    fits.then(|| to_usize(u64::from(count.next_power_of_two().ilog2())))
+}
+
+const _: () = assert!(1 << (CLASSES - 1) == LARGEST_SPARE_BLOCKS);
+
+/// Room for `count` blocks, or a little more, with anything in it.
+fn memory(count: usize) -> Vec<Block> {
+    match class_of(count) {
+        Some(class) => {
+            let spare = spares().take(class);
+            spare.unwrap_or_else(|| vec![ZEROS; 1 << class])
+        }
+        None => vec![ZEROS; count],
     }
 }
 
 /// Whole blocks of memory, owned and writable.
 #[derive(Clone, Default)]
-pub struct BlockBuf(Vec<Block>);
+pub struct BlockBuf {
+    memory: Vec<Block>,
+    count: usize,
+}
 
 impl BlockBuf {
     /// `count` blocks of zeros.
     pub fn zeroed(count: usize) -> Self {
-        let mut blocks = with_room(count);
-        blocks.resize(count, ZEROS);
-        Self(blocks)
+        let mut buf = Self::stale(count);
+        buf.fill(0);
+        buf
+    }
+
+    /// `count` blocks that hold whatever was in their memory: for who writes all of them.
+    pub fn stale(count: usize) -> Self {
+        Self { memory: memory(count), count }
     }
 
     /// An empty buffer with room for `count` blocks.
     pub fn with_capacity(count: usize) -> Self {
-        Self(with_room(count))
+        Self { memory: memory(count), count: 0 }
     }
 
     /// Makes room for `count` blocks in all.
     pub fn reserve(&mut self, count: usize) {
-        if self.0.capacity() < count {
-            let mut larger = Self::with_capacity(count);
-            larger.0.extend_from_slice(&self.0);
+        if self.memory.len() < count {
+            let mut larger = Self::stale(count);
+            larger.count = self.count;
+            larger.copy_from_slice(self);
             *self = larger;
         }
     }
 
     /// Whether there is no room for one more block.
     pub fn is_full(&self) -> bool {
-        self.0.len() == self.0.capacity()
+        self.count == self.memory.len()
     }
 
     /// How many blocks.
     pub fn block_count(&self) -> usize {
-        self.0.len()
+        self.count
     }
 
     /// One block.
@@ -85,7 +126,7 @@ impl BlockBuf {
     /// # Panics
     /// Where `index` is beyond the end: a bug of ours.
     pub fn block(&self, index: usize) -> &[u8; BLOCK_BYTES] {
-        &self.0[index].0
+        &self.memory[..self.count][index].0
     }
 
     /// One block, to be written to.
@@ -93,19 +134,29 @@ impl BlockBuf {
     /// # Panics
     /// Where `index` is beyond the end: a bug of ours.
     pub fn block_mut(&mut self, index: usize) -> &mut [u8; BLOCK_BYTES] {
-        &mut self.0[index].0
+        &mut self.memory[..self.count][index].0
     }
 
     /// Appends one block of zeros and hands it out.
     pub fn push_zeroed(&mut self) -> &mut [u8; BLOCK_BYTES] {
-        self.0.extend_from_slice(std::slice::from_ref(&ZEROS));
-        let last = self.0.len() - 1;
-        &mut self.0[last].0
+        let block = self.push_stale();
+        block.fill(0);
+        block
+    }
+
+    /// Appends one block that holds whatever was in its memory, for who writes all of it.
+    pub fn push_stale(&mut self) -> &mut [u8; BLOCK_BYTES] {
+        self.reserve(self.count + 1);
+        self.count += 1;
+        self.block_mut(self.count - 1)
     }
 
     /// Appends the blocks of `other`.
-    pub fn append(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
+    pub fn append(&mut self, other: &Self) {
+        let (old, count) = (self.count, self.count + other.count);
+        self.reserve(count);
+        self.count = count;
+        self[old * BLOCK_BYTES..].copy_from_slice(other);
     }
 
     /// Freezes the buffer for sharing.
@@ -117,8 +168,9 @@ impl BlockBuf {
 
 impl Drop for BlockBuf {
     fn drop(&mut self) {
-        if (LARGE_BLOCKS..=LARGEST_SPARE_BLOCKS).contains(&self.0.capacity()) {
-            recycle(std::mem::take(&mut self.0));
+        let memory = std::mem::take(&mut self.memory);
+        if let Some(class) = class_of(memory.len()) {
+            spares().keep(class, memory);
         }
     }
 }
@@ -127,19 +179,19 @@ impl Deref for BlockBuf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         // Blocks are exactly 4096 bytes at 4096-byte alignment: no padding in between.
-        self.0.as_slice().as_flattened_bytes()
+        self.memory[..self.count].as_flattened_bytes()
     }
 }
 
 impl DerefMut for BlockBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.0.as_mut_slice().as_flattened_bytes_mut()
+        self.memory[..self.count].as_flattened_bytes_mut()
     }
 }
 
 impl fmt::Debug for BlockBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BlockBuf({} blocks)", self.0.len())
+        write!(f, "BlockBuf({} blocks)", self.count)
     }
 }
 

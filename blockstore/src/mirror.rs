@@ -81,7 +81,7 @@ impl Mirrored {
                 if part.block_count() == count {
                     return Ok(part);
                 }
-                whole.append(part);
+                whole.append(&part);
             }
             Ok(whole)
         })

@@ -160,30 +160,51 @@ struct FlatLayer<'a> {
 
 impl FlatLayer<'_> {
     fn flatten(self) -> Layer {
-        let (mut points, mut zeros) = (BTreeMap::new(), RangeSet::default());
+        let (mut points, mut zeros) = (Vec::new(), RangeSet::default());
         let mut dropped = Vec::new();
-        for (step_points, step_zeros) in self.steps.into_values() {
-            for range in step_zeros.into_iter().flat_map(RangeSet::iter) {
-                let covered: Vec<u64> = points.range(range.clone()).map(|(&b, _)| b).collect();
-                let gone = covered.iter().filter_map(|b| points.remove(b));
-                dropped.extend(gone.map(|p: Point| p.addr));
-                zeros.insert(range);
+        for (mut step_points, step_zeros) in self.steps.into_values() {
+            if let Some(ranges) = step_zeros {
+                ranges.iter().for_each(|range| zeros.insert(range));
+                points.retain(|(block, old): &(u64, Point)| {
+                    let covered = ranges.contains(*block);
+                    dropped.extend(covered.then_some(old.addr));
+                    !covered
+                });
             }
-            for (block, point) in step_points {
-                dropped.extend(points.insert(block, point).map(|old| old.addr));
-            }
+            step_points.sort_unstable_by_key(|(block, _)| *block);
+            points = replaced_by(points, step_points, &mut dropped);
         }
-        for block in points.keys() {
-            zeros.remove(*block..*block + 1);
+        if zeros.range_count() > 0 {
+            points.iter().for_each(|(block, _)| zeros.remove(*block..*block + 1));
         }
         Layer { changes: interleave(&points, &zeros), dropped }
     }
 }
 
-fn interleave(points: &BTreeMap<u64, Point>, zeros: &RangeSet) -> Vec<Change> {
+/// `old` with `new` in place of what it has of the same blocks; all ascending.
+fn replaced_by(
+    old: Vec<(u64, Point)>,
+    new: Vec<(u64, Point)>,
+    dropped: &mut Vec<BlockAddr>,
+) -> Vec<(u64, Point)> {
+    if old.is_empty() {
+        return new;
+    }
+    let mut merged = Vec::with_capacity(old.len() + new.len());
+    let mut old = old.into_iter().peekable();
+    for (block, point) in new {
+        merged.extend(std::iter::from_fn(|| old.next_if(|(b, _)| *b < block)));
+        dropped.extend(old.next_if(|(b, _)| *b == block).map(|(_, gone)| gone.addr));
+        merged.push((block, point));
+    }
+    merged.extend(old);
+    merged
+}
+
+fn interleave(points: &[(u64, Point)], zeros: &RangeSet) -> Vec<Change> {
     let mut changes = Vec::with_capacity(points.len() + zeros.range_count());
     let mut zeros = zeros.iter().peekable();
-    for (&block, &point) in points {
+    for &(block, point) in points {
         while let Some(range) = zeros.next_if(|r| r.start < block) {
             changes.push(Change::Zero(range));
         }

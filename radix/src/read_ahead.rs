@@ -3,8 +3,10 @@
 //!
 //! I only ever fill the cache. Damage is left for whoever comes to need the node.
 
+use std::sync::Arc;
+
 use crate::cache::NodeCache;
-use crate::node::{Entry, Root};
+use crate::node::{Entry, Node, Root};
 use crate::path::{FAN_OUT, Position};
 
 /// Enough to keep a medium busy.
@@ -65,12 +67,17 @@ pub(crate) async fn warm_paths(cache: &NodeCache, root: Root, blocks: impl Itera
     }
 }
 
-/// Follows each way through its node, where that is here.
+/// Follows each way through its node, where that is here. Neighbours go through the same one.
 fn step_down(cache: &NodeCache, level: u8, ways: Vec<(u64, Entry)>) -> Vec<(u64, Entry)> {
+    let mut last: Option<(Entry, Position, Option<Arc<Node>>)> = None;
     let below = |(vba, entry): (u64, Entry)| {
         let position = Position::covering(level, vba);
-        let node = entry.is_data().then(|| cache.try_get(&entry, position)).flatten()?;
-        Some((vba, node.entry(position.slot_of(vba))))
+        if last.as_ref().is_none_or(|(e, p, _)| (*e, *p) != (entry, position)) {
+            let node = entry.is_data().then(|| cache.try_get(&entry, position)).flatten();
+            last = Some((entry, position, node));
+        }
+        let (_, _, node) = last.as_ref()?;
+        Some((vba, node.as_ref()?.entry(position.slot_of(vba))))
     };
     ways.into_iter().filter_map(below).collect()
 }

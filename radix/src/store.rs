@@ -88,7 +88,9 @@ impl Store {
         changes: &BitChanges,
     ) -> Result<Vec<VirtualBlock>, CatalogueError> {
         let blocks = || changes.set.iter().chain(&changes.clear);
-        let touched: BTreeSet<VirtualBlock> = blocks().map(|b| bitmap_page_of(*b)).collect();
+        let mut touched: Vec<VirtualBlock> = blocks().map(|b| bitmap_page_of(*b)).collect();
+        touched.dedup();
+        let touched = BTreeSet::from_iter(touched);
         // Asked for before the allocator changes: staging cannot be refused afterwards.
         commit.check_room(touched.len() + 1)?;
         let missing = self.space().missing_for_blocks(blocks());
@@ -168,6 +170,8 @@ impl Store {
             let Some(run) = self.plan_extent(&mut commit, disk, count - have, need).await? else {
                 return Ok(false);
             };
+            // Into blocks that the host has not set aside, writes would go one after the other.
+            let reserved = self.device.reserve(run);
             let durable = match commit.stage(&[]) {
                 Ok(staged) => staged.durable().await,
                 Err(error) => Err(error),
@@ -175,6 +179,10 @@ impl Store {
             if let Err(error) = durable {
                 self.space().abandon(run.start)?;
                 return Err(error);
+            }
+            if let Err(error) = reserved.await {
+                // The write itself will tell if there is really no room.
+                tracing::debug!(%error, "the host did not set an extent aside");
             }
             self.adopt(run, &[]).await?;
         }

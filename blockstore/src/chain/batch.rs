@@ -55,7 +55,7 @@ impl Batch {
         Self::would_fit(self.entries.len() + entries, self.data_blocks() + data_blocks, config)
     }
 
-    /// Copies a block in, by `fill`, and checksums the copy: what the caller's memory does
+    /// Copies a block in, by `fill`, which writes all of it, and checksums the copy: what the caller's memory does
     /// afterwards no longer matters.
     pub fn push_block(
         &mut self,
@@ -66,7 +66,7 @@ impl Batch {
         if self.buf.is_full() {
             self.buf.reserve(config.record_blocks + 1);
         }
-        let block = self.buf.push_zeroed();
+        let block = self.buf.push_stale();
         fill(block);
         let crc = crc32fast::hash(block);
         self.entries.push(StagedEntry::Data { vba, crc });

@@ -93,7 +93,8 @@ impl Chain {
         })
     }
 
-    /// Stages one block: `fill` writes its bytes into our buffer, which is checksummed there.
+    /// Stages one block: `fill` writes all of its bytes into our buffer (which holds anything
+    /// before that), where they are checksummed.
     /// Straight-line; call it on a reactor, since the first one staged starts the sealing task.
     /// `fill` runs under the chain's state lock: it may not call the chain.
     ///

@@ -197,11 +197,6 @@ pub(super) fn enlarge(medium: &Medium, to: BlockCount) -> io::Result<BlockCount>
     measure(&medium.file)
 }
 
-/// Sets a range of a file aside on its file system; what it holds stays.
-pub(super) fn allocate(file: &OwnedFd, offset: u64, bytes: u64) -> io::Result<()> {
-    Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), offset, bytes)?)
-}
-
 /// Gives a range of a device back to it.
 pub(super) fn discard_device_range(file: &OwnedFd, offset: u64, bytes: u64) -> io::Result<()> {
     const BLKDISCARD: libc::Ioctl = 0x1277;

@@ -109,7 +109,7 @@ impl Device for UringDevice {
         if let Some(error) = self.refusal(span) {
             return Box::pin(async move { Err(error) });
         }
-        let buf = BlockBuf::zeroed(count);
+        let buf = BlockBuf::stale(count);
         let op = submit(Request::Read { file: self.file(), offset: span.offset(), buf });
         Box::pin(async move {
             match op.await {
@@ -164,10 +164,10 @@ impl Device for UringDevice {
         if self.medium.is_device || run.count == 0 {
             return Box::pin(async { Ok(()) });
         }
-        let (file, offset, bytes) = (self.file(), span.offset(), BlockCount(run.count).bytes());
-        let call = offload(move || file::allocate(&file, offset, bytes));
+        let (offset, bytes) = (span.offset(), BlockCount(run.count).bytes());
+        let op = submit(Request::Allocate { file: self.file(), offset, bytes });
         Box::pin(async move {
-            match call.await {
+            match op.await.1 {
                 Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
                 done => done.map_err(|error| span.failed(error)),
             }

@@ -25,6 +25,8 @@ pub(crate) enum Request {
     DataSync { file: Arc<OwnedFd> },
     /// Makes a hole in a file that keeps its size.
     PunchHole { file: Arc<OwnedFd>, offset: u64, bytes: u64 },
+    /// Has the host set blocks aside.
+    Allocate { file: Arc<OwnedFd>, offset: u64, bytes: u64 },
     /// Waits until something can be read.
     Readable { file: Arc<OwnedFd> },
 }
@@ -72,6 +74,9 @@ impl Request {
                     .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
                     .build()
             }
+            Self::Allocate { file, offset, bytes } => {
+                opcode::Fallocate::new(descriptor(file), *bytes).offset(*offset).build()
+            }
             Self::Readable { file } => {
                 let events = u32::from(libc::POLLIN.cast_unsigned());
                 opcode::PollAdd::new(descriptor(file), events).build()
@@ -88,7 +93,10 @@ impl Request {
         match self {
             Self::Read { buf, .. } => Some(buf.block_count() * BLOCK_BYTES),
             Self::Write { data, .. } => Some(data.block_count() * BLOCK_BYTES),
-            Self::DataSync { .. } | Self::PunchHole { .. } | Self::Readable { .. } => None,
+            Self::DataSync { .. }
+            | Self::PunchHole { .. }
+            | Self::Allocate { .. }
+            | Self::Readable { .. } => None,
         }
     }
 

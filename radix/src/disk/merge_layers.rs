@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bough_blockstore::{BLOCK_BYTES, BlockAddr, BlockBuf, DiskId, Epoch, IoFuture};
+use bough_blockstore::{BlockAddr, BlockBuf, DiskId, Epoch, IoFuture};
 
 use crate::catalogue::{Rows, VersionRow};
 use crate::disk0::CatalogueError;
@@ -88,8 +88,8 @@ impl NodeSink for TreeSink {
     async fn put(&mut self, _: Position, node: &Node) -> Result<BlockAddr, EngineError> {
         let at = self.take().await?;
         self.nodes.push(at);
-        let mut buf = BlockBuf::zeroed(1);
-        buf[..BLOCK_BYTES].copy_from_slice(node.bytes());
+        let mut buf = BlockBuf::stale(1);
+        buf.copy_from_slice(node.bytes());
         self.writes.push(self.store.device.write(at, buf.share()));
         if self.writes.len() >= WRITES_AT_ONCE {
             self.finish().await?;

@@ -1,7 +1,7 @@
 //! Merging disk 0's overlay into its tree, and naming the new root in the superblock pair.
 
 use bough_blockstore::{
-    BLOCK_BYTES, BlockAddr, BlockBuf, BlockCount, Device, Epoch, PoolRun, Superblock, write_pair,
+    BlockAddr, BlockBuf, BlockCount, Device, Epoch, PoolRun, Superblock, write_pair,
 };
 
 use super::open::reserve_pool;
@@ -28,8 +28,8 @@ impl NodeSink for PoolSink<'_> {
     async fn put(&mut self, _: Position, node: &Node) -> Result<BlockAddr, CatalogueError> {
         let full = || CatalogueError::Full { total_bytes: self.pool.total() * 4096 };
         let at = self.pool.take(None, 1).ok_or_else(full)?[0].start;
-        let mut buf = BlockBuf::zeroed(1);
-        buf[..BLOCK_BYTES].copy_from_slice(node.bytes());
+        let mut buf = BlockBuf::stale(1);
+        buf.copy_from_slice(node.bytes());
         self.device.write(at, buf.share()).await?;
         Ok(at)
     }

@@ -205,20 +205,33 @@ impl Space {
     }
 
     fn taken_runs(&self, blocks: &[BlockAddr]) -> Vec<Range<u64>> {
-        let stray = blocks.iter().find(|block| !self.is_taken(block.raw()));
+        let runs = runs_of(blocks).expect("a block is handed back once");
+        let stray = runs.iter().find_map(|run| self.first_not_taken(run.clone()));
         assert!(stray.is_none(), "block {stray:?} is handed back but not taken");
-        runs_of(blocks).expect("a block is handed back once")
+        runs
     }
 
-    /// Whether a block is held by a chain or a checkpoint, as far as can be seen (its bit may
-    /// not be loaded).
-    pub(super) fn is_taken(&self, block: u64) -> bool {
-        let Some((_, extent)) = self.extent_at(block) else { return false };
-        let free = self.arenas.get(&extent.disk).is_some_and(|arena| arena.free.has(block));
-        extent.phase != Phase::Held
-            && !free
-            && !self.idle.has(block)
-            && !self.limbo.has(block)
-            && self.bitmap.get(block) != Some(true)
+    /// The first block of `range` that is not held by a chain or a checkpoint, as far as can be
+    /// seen (its bit may not be loaded).
+    pub(super) fn first_not_taken(&self, range: Range<u64>) -> Option<u64> {
+        let mut from = range.start;
+        while from < range.end {
+            let (piece, owner) = self.piece_at(from, range.end);
+            let extent = owner.map(|start| &self.extents[&start]);
+            let Some(extent) = extent.filter(|extent| extent.phase != Phase::Held) else {
+                return Some(from);
+            };
+            from = piece.end;
+            let arena = self.arenas.get(&extent.disk);
+            let free = arena.and_then(|arena| arena.free.first_within(piece.clone()));
+            let idle = self.idle.first_within(piece.clone());
+            let limbo = self.limbo.first_within(piece.clone());
+            let used = self.bitmap.first_used(piece);
+            let stray = [free, idle, limbo, used].into_iter().flatten().min();
+            if stray.is_some() {
+                return stray;
+            }
+        }
+        None
     }
 }

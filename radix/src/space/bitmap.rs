@@ -69,24 +69,40 @@ impl Bitmap {
         self.pages.insert(index, Bits { words, unwritten: 0, last_use: self.clock });
     }
 
-    /// Whether the block's bit is set; `None` where its page is not loaded.
-    pub(super) fn get(&self, block: u64) -> Option<bool> {
-        let bits = self.pages.get(&(block / PAGE_BLOCKS))?;
-        let (word, mask) = place(block);
-        Some(bits.words[word] & mask != 0)
+    /// The first block of `range` whose bit is set, as far as pages are loaded.
+    pub(super) fn first_used(&self, range: Range<u64>) -> Option<u64> {
+        self.first(range, true)
     }
 
-    /// Changes a block's bit.
+    /// The first block of `range` whose bit is clear, as far as pages are loaded.
+    pub(super) fn first_clear(&self, range: Range<u64>) -> Option<u64> {
+        self.first(range, false)
+    }
+
+    fn first(&self, range: Range<u64>, used: bool) -> Option<u64> {
+        indexes_of(range.clone()).find_map(|index| {
+            let own = blocks_of(index);
+            let bits = self.pages.get(&index)?;
+            bits.next(own.start.max(range.start), own.end.min(range.end), used)
+        })
+    }
+
+    /// Changes the bits of a range.
     ///
     /// # Panics
-    /// Where its page is not loaded: callers have checked.
-    pub(super) fn set(&mut self, block: u64, used: bool) {
-        let bits = self.pages.get_mut(&(block / PAGE_BLOCKS)).expect("page checked to be loaded");
-        let (word, mask) = place(block);
-        if used {
-            bits.words[word] |= mask;
-        } else {
-            bits.words[word] &= !mask;
+    /// Where a page is not loaded: callers have checked.
+    pub(super) fn set(&mut self, range: Range<u64>, used: bool) {
+        for index in indexes_of(range.clone()) {
+            let own = blocks_of(index);
+            let bits = self.pages.get_mut(&index).expect("page checked to be loaded");
+            for block in own.start.max(range.start)..own.end.min(range.end) {
+                let (word, mask) = place(block);
+                if used {
+                    bits.words[word] |= mask;
+                } else {
+                    bits.words[word] &= !mask;
+                }
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Bitmap pages in and out, and the changes that commits make to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bough_blockstore::{BLOCK_BYTES, BlockAddr, BlockCount, BlockRun, VirtualBlock, to_u64};
 
@@ -37,9 +38,10 @@ impl Space {
         &self,
         blocks: impl IntoIterator<Item = &'a BlockAddr>,
     ) -> Vec<VirtualBlock> {
-        let wanted: BTreeSet<u64> =
+        let mut wanted: Vec<u64> =
             blocks.into_iter().map(|block| block.raw() / PAGE_BLOCKS).collect();
-        self.missing(wanted)
+        wanted.dedup();
+        self.missing(BTreeSet::from_iter(wanted))
     }
 
     /// Which bitmap pages [`Space::adopt`] of this extent needs and has not got.
@@ -86,46 +88,46 @@ impl Space {
         set: &[BlockAddr],
         clear: &[BlockAddr],
     ) -> Result<Vec<(VirtualBlock, Page)>, SpaceFault> {
-        if let Some(page) = self.missing_for_blocks(set.iter().chain(clear)).first() {
+        let set_runs = runs_of(set).map_err(SpaceFault::AlreadyUsed)?;
+        let clear_runs = runs_of(clear).map_err(SpaceFault::NotUsed)?;
+        let runs = || set_runs.iter().chain(&clear_runs).cloned();
+        let changed: BTreeSet<u64> = runs().flat_map(indexes_of).collect();
+        if let Some(page) = self.missing(changed.iter().copied()).first() {
             return Err(SpaceFault::NotLoaded(*page));
         }
-        self.check_set(set)?;
-        self.check_clear(clear)?;
-        for block in set {
-            self.bitmap.set(block.raw(), true);
-            self.add_taken(block.raw()..block.raw() + 1, counts::Change::Less);
+        self.check_set(&set_runs)?;
+        self.check_clear(&clear_runs, to_u64(clear.len()))?;
+        for run in set_runs {
+            self.bitmap.set(run.clone(), true);
+            self.add_taken(run, counts::Change::Less);
         }
-        for block in clear {
-            self.bitmap.set(block.raw(), false);
-            self.limbo.insert(block.raw()..block.raw() + 1);
+        for run in clear_runs {
+            self.bitmap.set(run.clone(), false);
+            self.limbo.insert(run);
         }
         self.used = self.used + to_u64(set.len()) - to_u64(clear.len());
-        let changed: BTreeSet<u64> =
-            set.iter().chain(clear).map(|block| block.raw() / PAGE_BLOCKS).collect();
         Ok(changed.into_iter().map(|index| (page_at(index), self.bitmap.image(index))).collect())
     }
 
-    /// Each block to be set must be taken, and named once.
-    fn check_set(&self, set: &[BlockAddr]) -> Result<(), SpaceFault> {
-        runs_of(set).map_err(SpaceFault::AlreadyUsed)?;
-        for block in set {
-            if self.bitmap.get(block.raw()) != Some(false) {
-                return Err(SpaceFault::AlreadyUsed(*block));
+    /// Each block to be set must be taken.
+    fn check_set(&self, runs: &[Range<u64>]) -> Result<(), SpaceFault> {
+        for run in runs {
+            if let Some(used) = self.bitmap.first_used(run.clone()) {
+                return Err(SpaceFault::AlreadyUsed(BlockAddr::of(used)));
             }
-            if !self.is_taken(block.raw()) {
-                return Err(SpaceFault::NotTaken(*block));
+            if let Some(stray) = self.first_not_taken(run.clone()) {
+                return Err(SpaceFault::NotTaken(BlockAddr::of(stray)));
             }
         }
         Ok(())
     }
 
-    /// Each block to be cleared must be set, and named once.
-    fn check_clear(&self, clear: &[BlockAddr]) -> Result<(), SpaceFault> {
-        runs_of(clear).map_err(SpaceFault::NotUsed)?;
-        let free = clear.iter().find(|block| self.bitmap.get(block.raw()) != Some(true));
-        match free {
-            Some(block) => Err(SpaceFault::NotUsed(*block)),
-            None if self.used < to_u64(clear.len()) => Err(SpaceFault::NotUsed(clear[0])),
+    /// Each block to be cleared must be set.
+    fn check_clear(&self, runs: &[Range<u64>], count: u64) -> Result<(), SpaceFault> {
+        let first_free = runs.iter().find_map(|run| self.bitmap.first_clear(run.clone()));
+        let excess = || runs.first().filter(|_| self.used < count).map(|run| run.start);
+        match first_free.or_else(excess) {
+            Some(block) => Err(SpaceFault::NotUsed(BlockAddr::of(block))),
             None => Ok(()),
         }
     }

@@ -32,7 +32,19 @@ impl RunSet {
 
     /// Whether any block of `range` is in the set.
     pub(super) fn intersects(&self, range: Range<u64>) -> bool {
-        self.within(range).next().is_some()
+        self.first_within(range).is_some()
+    }
+
+    /// The first block of `range` that is in the set.
+    pub(super) fn first_within(&self, range: Range<u64>) -> Option<u64> {
+        let (start, end) = self.runs.range(..range.end).next_back()?;
+        if *end <= range.start {
+            return None;
+        }
+        if *start <= range.start {
+            return Some(range.start);
+        }
+        self.within(range).next().map(|run| run.start)
     }
 
     /// How many blocks of `range` are in the set.
@@ -60,16 +72,11 @@ impl RunSet {
         }
         assert!(!self.intersects(range.clone()), "blocks {range:?} are free already");
         self.len += range.end - range.start;
-        let mut merged = range;
-        if let Some((start, end)) = self.runs.range(..merged.start).next_back()
-            && *end == merged.start
-        {
-            merged.start = *start;
+        let end = self.runs.remove(&range.end).unwrap_or(range.end);
+        match self.runs.range_mut(..range.start).next_back() {
+            Some((_, before)) if *before == range.start => *before = end,
+            _ => drop(self.runs.insert(range.start, end)),
         }
-        if let Some(end) = self.runs.remove(&merged.end) {
-            merged.end = end;
-        }
-        self.runs.insert(merged.start, merged.end);
     }
 
     /// Takes blocks out, all of which must be in the set.
@@ -80,15 +87,16 @@ impl RunSet {
         if range.is_empty() {
             return;
         }
-        let run = self.run_of(range.start).filter(|run| range.end <= run.end);
-        let run = run.unwrap_or_else(|| panic!("blocks {range:?} are not free"));
+        let run = self.runs.range_mut(..=range.start).next_back();
+        let run = run.filter(|(_, end)| range.end <= **end);
+        let (start, end) = run.unwrap_or_else(|| panic!("blocks {range:?} are not free"));
+        let (start, run_end) = (*start, std::mem::replace(end, range.start));
         self.len -= range.end - range.start;
-        self.runs.remove(&run.start);
-        if run.start < range.start {
-            self.runs.insert(run.start, range.start);
+        if start == range.start {
+            self.runs.remove(&start);
         }
-        if range.end < run.end {
-            self.runs.insert(range.end, run.end);
+        if range.end < run_end {
+            self.runs.insert(range.end, run_end);
         }
     }
 }
