@@ -32,7 +32,8 @@ pub use lock::Holder;
 pub use mirror::Mirrored;
 pub use one_sync::OneSync;
 pub use reactor::{
-    Called, OnPanic, Reactor, ReactorConfig, ReactorGone, ReactorHandle, UringRuntime, readable,
+    Called, Lull, OnPanic, Reactor, ReactorConfig, ReactorGone, ReactorHandle, UringRuntime, lull,
+    readable,
 };
 pub use record::ChainEntry;
 pub use scan::{Scan, ScanEnd, ScanError, ScanLimits, ScannedRecord, scan};

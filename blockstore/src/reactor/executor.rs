@@ -12,6 +12,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::handle::{OnPanic, ReactorConfig};
+use super::lull::{Idlers, Lull};
+use super::patience::Patience;
 use super::ring::Ring;
 use super::runtime::monotonic_now;
 use super::shared::{Remote, Shared, TaskWaker};
@@ -53,6 +55,7 @@ pub(super) fn make_ready_here(shared: &Arc<Shared>, task: usize) -> bool {
 pub(super) struct Local {
     pub(super) ring: RefCell<Ring>,
     pub(super) timers: RefCell<Timers>,
+    pub(super) idlers: Idlers,
     shared: Arc<Shared>,
     tasks: RefCell<Tasks>,
     ready: RefCell<VecDeque<usize>>,
@@ -62,11 +65,12 @@ pub(super) struct Local {
 
 #[derive(Default)]
 struct Tasks {
-    slots: Vec<Option<Spawned>>,
+    slots: Vec<Slot>,
     vacant: Vec<usize>,
 }
 
-struct Spawned {
+/// A place for one task after the other.
+struct Slot {
     /// Away while it is being polled.
     task: Option<Task>,
     waker: Arc<TaskWaker>,
@@ -85,6 +89,7 @@ pub(super) fn run(
     let local = Rc::new(Local {
         ring: RefCell::new(ring),
         timers: RefCell::default(),
+        idlers: Idlers::default(),
         shared: Arc::clone(shared),
         tasks: RefCell::default(),
         ready: RefCell::default(),
@@ -109,9 +114,11 @@ pub(super) fn run(
 impl Local {
     fn turn_until_stopped(&self) -> io::Result<()> {
         let mut wakers = Vec::new();
+        let mut patience = Patience::new(self.config.poll_before_sleep);
         let mut last_work = monotonic_now();
         while !self.shared.is_stopping() {
-            let mut worked = self.poll_ready();
+            let idlers = self.idlers.wake(Lull::Awake);
+            let mut worked = self.poll_ready() > idlers;
             worked |= self.take_messages();
             self.ring.borrow_mut().submit()?;
             worked |= self.ring.borrow_mut().reap(&mut wakers);
@@ -120,23 +127,24 @@ impl Local {
             worked |= self.wake_sleepers(now);
             if worked || !self.ready.borrow().is_empty() {
                 last_work = now;
-            } else if now.saturating_sub(last_work) < self.config.poll_before_sleep {
+            } else if now.saturating_sub(last_work) < patience.look() {
                 std::hint::spin_loop();
             } else {
-                self.sleep(now)?;
+                self.sleep(now, &mut patience)?;
+                last_work = monotonic_now();
             }
         }
         Ok(())
     }
 
-    /// Polls those who are ready now, and not those who become ready meanwhile.
-    fn poll_ready(&self) -> bool {
+    /// Polls those who are ready now, and not those who become ready meanwhile; says how many.
+    fn poll_ready(&self) -> usize {
         let batch = self.ready.borrow().len();
         for _ in 0..batch {
             let next = self.ready.borrow_mut().pop_front();
             next.into_iter().for_each(|task| self.poll_task(task));
         }
-        batch > 0
+        batch
     }
 
     fn poll_task(&self, index: usize) {
@@ -203,14 +211,17 @@ impl Local {
         }
     }
 
-    fn sleep(&self, now: Duration) -> io::Result<()> {
-        if !self.shared.lie_down() {
+    fn sleep(&self, now: Duration, patience: &mut Patience) -> io::Result<()> {
+        self.idlers.wake(Lull::Asleep);
+        self.poll_ready();
+        if !self.ready.borrow().is_empty() || !self.shared.lie_down() {
             return Ok(());
         }
         let due = self.timers.borrow().next_due();
         let timeout = due.map(|due| due.saturating_sub(now));
         let slept = self.ring.borrow_mut().wait(timeout);
         self.shared.get_up();
+        patience.slept(monotonic_now().saturating_sub(now));
         slept
     }
 
@@ -232,29 +243,30 @@ impl Local {
 
 impl Tasks {
     fn insert(&mut self, task: Task, shared: &Arc<Shared>) -> usize {
-        let index = self.vacant.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() - 1
-        });
-        // Ready already: whoever inserts it queues it.
-        let (queued, shared) = (AtomicBool::new(true), Arc::clone(shared));
-        let waker = Arc::new(TaskWaker { task: index, queued, shared });
-        self.slots[index] = Some(Spawned { task: Some(task), waker });
+        let Some(index) = self.vacant.pop() else {
+            // Ready already: whoever inserts it queues it.
+            let (queued, shared) = (AtomicBool::new(true), Arc::clone(shared));
+            let waker = Arc::new(TaskWaker { task: self.slots.len(), queued, shared });
+            self.slots.push(Slot { task: Some(task), waker });
+            return self.slots.len() - 1;
+        };
+        let slot = &mut self.slots[index];
+        slot.waker.queued.store(true, Ordering::Release);
+        slot.task = Some(task);
         index
     }
 
     fn borrow_task(&mut self, index: usize) -> Option<(Task, Arc<TaskWaker>)> {
-        let spawned = self.slots.get_mut(index)?.as_mut()?;
-        Some((spawned.task.take()?, Arc::clone(&spawned.waker)))
+        let slot = self.slots.get_mut(index)?;
+        Some((slot.task.take()?, Arc::clone(&slot.waker)))
     }
 
     fn give_back(&mut self, index: usize, task: Task) {
-        let spawned = self.slots[index].as_mut().expect("its place is kept while it is polled");
-        spawned.task = Some(task);
+        self.slots[index].task = Some(task);
     }
 
+    /// The task has ended: its place is another's.
     fn remove(&mut self, index: usize) {
-        self.slots[index] = None;
         self.vacant.push(index);
     }
 }

@@ -31,7 +31,8 @@ pub enum OnPanic {
 /// How a reactor behaves.
 #[derive(Clone, Debug)]
 pub struct ReactorConfig {
-    /// How long it looks for work before it sleeps, after it has had some: waking up costs more.
+    /// How long it looks for work before it sleeps, at most, while that pays: waking up costs
+    /// more. Nothing where nobody calls.
     pub poll_before_sleep: Duration,
     /// Submissions that fit into one system call; more are possible, in several.
     pub ring_entries: u32,
@@ -44,12 +45,20 @@ pub struct ReactorConfig {
 impl Default for ReactorConfig {
     fn default() -> Self {
         Self {
-            poll_before_sleep: Duration::from_micros(30),
+            poll_before_sleep: if one_processor() { Duration::ZERO } else { LONGEST_LOOK },
             ring_entries: 256,
             on_panic: OnPanic::default(),
             cpu: None,
         }
     }
+}
+
+/// Longer than fast media and guests take to answer.
+const LONGEST_LOOK: Duration = Duration::from_micros(200);
+
+/// Whoever has work for us could not get to it while we look for it.
+fn one_processor() -> bool {
+    thread::available_parallelism().is_ok_and(|count| count.get() == 1)
 }
 
 /// A thread that runs tasks around an io_uring. See the module's documentation.

@@ -9,7 +9,9 @@
 
 mod executor;
 mod handle;
+mod lull;
 mod op;
+mod patience;
 mod request;
 mod ring;
 mod runtime;
@@ -19,6 +21,7 @@ mod tests;
 mod timers;
 
 pub use handle::{Called, OnPanic, Reactor, ReactorConfig, ReactorGone, ReactorHandle};
+pub use lull::{Lull, lull};
 pub use op::readable;
 pub use runtime::UringRuntime;
 

@@ -19,11 +19,6 @@ impl RunSet {
         self.len
     }
 
-    /// Whether `block` is in the set.
-    pub(super) fn has(&self, block: u64) -> bool {
-        self.run_of(block).is_some()
-    }
-
     /// The run that holds `block`.
     pub(super) fn run_of(&self, block: u64) -> Option<Range<u64>> {
         let (start, end) = self.runs.range(..=block).next_back()?;

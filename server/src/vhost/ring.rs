@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestAddress;
 
-use bough_blockstore::{ReactorHandle, to_u64, to_usize};
+use bough_blockstore::{Lull, ReactorHandle, lull, to_u64, to_usize};
 
 use crate::buffers::Buffers;
 use crate::complete::{self, Finished};
@@ -37,6 +37,9 @@ const REQUEST_BYTES: u64 = 1024;
 const RUN_BYTES: u64 = 16;
 /// Requests taken before others on the reactor get their turn.
 const MAX_TAKEN_PER_TURN: usize = 256;
+/// How often a ring is looked at in vain, at most, while other things keep the reactor awake. That
+/// takes about a millisecond.
+const MAX_LOOKS: u32 = 10_000;
 
 /// Where a ring lies and how it begins.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +94,8 @@ struct State {
     call: Option<Arc<File>>,
     error: Option<Arc<File>>,
     signal_due: bool,
+    /// The driver was asked for a kick.
+    kick_wanted: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,8 +111,10 @@ enum Phase {
 /// What a look at the available ring found.
 enum Taken {
     Request(Claim, Request, Arc<Memory>),
-    /// Nothing, or nothing yet: wait for a kick or a completion.
+    /// Nothing is there.
     Nothing,
+    /// Whatever is there has to wait for a completion.
+    Later,
     /// Other guests' requests need all the memory there is for them.
     NoRoom,
     /// The ring has stopped.
@@ -211,30 +218,46 @@ impl<D: BlockDisk> Ring<D> {
                 Err(error) => return self.broken(error),
             }
         }
+        if let Err(error) = self.take_all(&kick).await {
+            self.broken(error);
+        }
+    }
+
+    async fn take_all(self: &Arc<Self>, kick: &Arc<OwnedFd>) -> Result<(), VhostError> {
+        let mut looks_in_vain = 0;
         loop {
-            match self.take_turn() {
-                Ok(Turn::More) => reactor::yield_now().await,
-                Ok(Turn::Wait) => {
-                    if let Err(error) = self.wait_for_work(&kick).await {
-                        return self.broken(error);
+            match self.take_turn()? {
+                Turn::More => {
+                    looks_in_vain = 0;
+                    reactor::yield_now().await;
+                }
+                // While the reactor is awake, looking is cheaper than being kicked.
+                Turn::Idle if looks_in_vain < MAX_LOOKS && lull().await == Lull::Awake => {
+                    looks_in_vain += 1;
+                }
+                Turn::Idle => {
+                    looks_in_vain = 0;
+                    if !self.lock().ask_for_kick().map_err(|error| self.ring_error(error))? {
+                        self.wait_for_work(kick).await?;
                     }
                 }
-                Ok(Turn::WaitForRoom) => {
+                Turn::Wait => self.wait_for_work(kick).await?,
+                Turn::WaitForRoom => {
                     reactor::either(self.buffers.room(), self.wake.notified()).await;
                 }
-                Ok(Turn::Stop) => return,
-                Err(error) => return self.broken(error),
+                Turn::Stop => return Ok(()),
             }
         }
     }
 
     /// Takes what is there, up to a fair share.
     fn take_turn(self: &Arc<Self>) -> Result<Turn, VhostError> {
-        self.lock().decline_kicks().map_err(|error| self.ring_error(error))?;
-        for _ in 0..MAX_TAKEN_PER_TURN {
+        for count in 0..MAX_TAKEN_PER_TURN {
             match self.take()? {
                 Taken::Request(claim, request, memory) => self.launch(claim, request, memory),
-                Taken::Nothing => return Ok(Turn::Wait),
+                Taken::Nothing if count == 0 => return Ok(Turn::Idle),
+                Taken::Nothing => return Ok(Turn::More),
+                Taken::Later => return Ok(Turn::Wait),
                 Taken::NoRoom => return Ok(Turn::WaitForRoom),
                 Taken::Stopped => return Ok(Turn::Stop),
             }
@@ -261,7 +284,7 @@ impl<D: BlockDisk> Ring<D> {
             return Err(VhostError::MemoryVanished);
         }
         if state.bytes_under_way >= self.budget_bytes {
-            return Ok(Taken::Nothing); // a completion wakes us
+            return Ok(Taken::Later); // a completion wakes us
         }
         if !self.buffers.has_room() {
             return Ok(Taken::NoRoom);
@@ -410,9 +433,15 @@ impl<D: BlockDisk> Ring<D> {
 
 /// What the server task does next.
 enum Turn {
+    /// There may be more.
     More,
+    /// There was nothing at all.
+    Idle,
+    /// Wait for a completion.
     Wait,
+    /// Wait until other guests' requests need less memory.
     WaitForRoom,
+    /// The ring has stopped.
     Stop,
 }
 
@@ -422,26 +451,23 @@ impl State {
         memory::vanished(&self.memory) || self.log.as_ref().is_some_and(InflightQueue::vanished)
     }
 
-    /// Until there is nothing left to take, kicks tell us nothing.
-    fn decline_kicks(&mut self) -> Result<(), virtio_queue::Error> {
-        match self.phase {
-            Phase::Serving => complete::decline_kicks(&self.memory, &mut self.queue),
-            Phase::Draining | Phase::Abandoned => Ok(()),
+    /// The next chain's first descriptor. Where there is one, kicks tell us nothing for now.
+    fn next_head(&mut self) -> Result<Option<u16>, virtio_queue::Error> {
+        let Some(chain) = self.queue.iter(&*self.memory)?.next() else { return Ok(None) };
+        let head = chain.head_index();
+        if std::mem::take(&mut self.kick_wanted) {
+            complete::decline_kicks(&self.memory, &mut self.queue)?;
         }
+        Ok(Some(head))
     }
 
-    /// The next chain's first descriptor. Where there is none, the driver has been asked for a
-    /// kick.
-    fn next_head(&mut self) -> Result<Option<u16>, virtio_queue::Error> {
-        loop {
-            let chain = self.queue.iter(&*self.memory)?.next();
-            if let Some(chain) = chain {
-                return Ok(Some(chain.head_index()));
-            }
-            if !complete::ask_for_kick(&self.memory, &mut self.queue)? {
-                return Ok(None);
-            }
+    /// Asks the driver for a kick. `true`: something came in between, look again.
+    fn ask_for_kick(&mut self) -> Result<bool, virtio_queue::Error> {
+        if self.phase != Phase::Serving || self.memory_vanished() {
+            return Ok(true);
         }
+        self.kick_wanted = true;
+        complete::ask_for_kick(&self.memory, &mut self.queue)
     }
 }
 
@@ -508,6 +534,7 @@ fn prepare(
         call: None,
         error: None,
         signal_due: false,
+        kick_wanted: true,
     };
     Ok((state, unanswered))
 }

@@ -23,8 +23,8 @@ use crate::dice::Dice;
 const QUEUE_SIZE: u16 = 256;
 /// Memory for requests' data.
 const BUFFER_BYTES: usize = 32 << 20;
-/// Answers to flushes carry this instead of a slot.
-const FLUSH: usize = usize::MAX;
+/// Answers to flushes carry this besides their slot.
+const FLUSH: usize = 1 << 32;
 
 /// What is asked of a disk.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ pub struct Workload {
     pub order: Order,
     pub block_bytes: usize,
     pub depth: usize,
-    /// A flush after so many writes.
+    /// A flush after so many writes; it takes a write's place among those under way.
     pub flush_every: Option<u64>,
 }
 
@@ -115,8 +115,11 @@ impl Client {
     pub fn flush(&mut self) -> Result<()> {
         self.queue.flush(FLUSH)?;
         self.notify()?;
-        while self.answers(&mut Vec::new())? == 0 {
+        let mut slots = Vec::new();
+        self.answers(&mut slots)?;
+        while slots.is_empty() {
             self.sleep()?;
+            self.answers(&mut slots)?;
         }
         Ok(())
     }
@@ -124,44 +127,40 @@ impl Client {
     /// Keeps `depth` requests under way until it is over.
     pub fn run(&mut self, workload: Workload, length: Length) -> Result<Outcome> {
         let blocks = self.disk_bytes / u64::try_from(workload.block_bytes)?;
-        let mut asked = 0;
-        let mut done = 0;
-        let mut under_way = 0_usize;
+        let (mut asked, mut done) = (0, 0);
         let mut free: Vec<usize> = (0..workload.depth).collect();
+        let mut flush_due = false;
         let begun = Instant::now();
-        let mut goes_on = true;
         loop {
-            goes_on = goes_on
-                && match length {
-                    Length::For(time) => begun.elapsed() < time,
-                    Length::WholeDisk => asked < blocks,
-                };
-            while goes_on && let Some(slot) = free.pop() {
+            let goes_on = |asked| match length {
+                Length::For(time) => begun.elapsed() < time,
+                Length::WholeDisk => asked < blocks,
+            };
+            while goes_on(asked)
+                && let Some(slot) = free.pop()
+            {
+                if std::mem::take(&mut flush_due) {
+                    self.queue.flush(FLUSH | slot)?;
+                    continue;
+                }
                 let block = match workload.order {
                     Order::Random => self.dice.below(blocks),
                     Order::Sequential => asked % blocks,
                 };
                 self.ask(workload, block, slot)?;
-                under_way += 1;
                 asked += 1;
-                if workload.flush_every.is_some_and(|every| asked % every == 0) {
-                    self.queue.flush(FLUSH)?;
-                    under_way += 1;
-                }
-                goes_on = !matches!(length, Length::WholeDisk) || asked < blocks;
+                flush_due = workload.flush_every.is_some_and(|every| asked % every == 0);
             }
-            if under_way == 0 {
+            if free.len() == workload.depth {
                 break;
             }
             self.notify()?;
             let before = free.len();
-            let mut answered = self.answers(&mut free)?;
-            while answered == 0 {
+            done += self.answers(&mut free)?;
+            while free.len() == before {
                 self.sleep()?;
-                answered = self.answers(&mut free)?;
+                done += self.answers(&mut free)?;
             }
-            under_way -= answered;
-            done += u64::try_from(free.len() - before)?;
         }
         Ok(Outcome { operations: done, seconds: begun.elapsed().as_secs_f64() })
     }
@@ -181,17 +180,15 @@ impl Client {
         Ok(())
     }
 
-    /// Takes the answers that have come: slots into `free`; says how many there were.
-    fn answers(&mut self, free: &mut Vec<usize>) -> Result<usize> {
+    /// Takes the answers that have come: slots into `free`; says how many were not flushes.
+    fn answers(&mut self, free: &mut Vec<usize>) -> Result<u64> {
         let mut count = 0;
         for answer in self.queue.completions() {
             if answer.ret != 0 {
                 bail!("a request failed with error {}", answer.ret);
             }
-            count += 1;
-            if answer.context != FLUSH {
-                free.push(answer.context);
-            }
+            count += u64::from(answer.context & FLUSH == 0);
+            free.push(answer.context & !FLUSH);
         }
         Ok(count)
     }

@@ -77,7 +77,8 @@ fn main() -> Result<()> {
             rounds: options.rounds.unwrap_or(if options.quick { 3 } else { 5 }),
             each: options.each(),
         };
-        report.data_path = Some(data_path::measure(&options.bough, folder.path(), &options.row, extent)?);
+        report.data_path =
+            Some(data_path::measure(&options.bough, folder.path(), &options.row, extent)?);
     }
     let bed = |name: &str| -> Result<Bed> {
         let folder = folder.path().join(name);
