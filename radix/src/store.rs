@@ -23,6 +23,9 @@ use crate::space::{Grant, Need, Space, bitmap_page_of};
 /// Bitmap pages kept in memory: 256 MiB of bitmap would describe 8 TiB, this describes 128 GiB.
 const BITMAP_PAGES_KEPT: usize = 1024;
 
+/// Extents granted for one wish, each perhaps smaller than that, before it is met from holes.
+const GRANTS_TRIED: usize = 4;
+
 /// The shared parts; see the module's documentation.
 pub struct Store {
     pub device: Arc<dyn Device>,
@@ -149,6 +152,13 @@ impl Store {
         Ok(())
     }
 
+    /// Takes exactly `count` blocks of what `disk` has; `None` where it had better be granted
+    /// more.
+    pub fn take(&self, disk: DiskId, near: Option<BlockAddr>, count: u64) -> Option<Vec<BlockRun>> {
+        let mut space = self.space();
+        space.has_room(disk, count).then(|| space.take(disk, near, count)).flatten()
+    }
+
     /// Grants `disk` extents until it can take `count` blocks; `false` where the store is full.
     pub async fn grant(
         &self,
@@ -156,19 +166,22 @@ impl Store {
         count: u64,
         need: Need,
     ) -> Result<bool, CatalogueError> {
-        loop {
-            let have = self.space().arena_free(disk);
-            if have >= count {
+        for granted in 0_usize.. {
+            if self.space().has_room(disk, count) {
                 return Ok(true);
+            }
+            if granted >= GRANTS_TRIED && self.space().arena_free(disk) >= count {
+                break;
             }
             let mut commit = self.catalogue.begin(PoolNeed::Release).await?;
             // Somebody else's grant may have come first while we waited for the commit.
-            let have = self.space().arena_free(disk);
-            if have >= count {
+            if self.space().has_room(disk, count) {
                 return Ok(true);
             }
-            let Some(run) = self.plan_extent(&mut commit, disk, count - have, need).await? else {
-                return Ok(false);
+            let have = self.space().arena_free(disk);
+            let want = if have < count { count - have } else { count };
+            let Some(run) = self.plan_extent(&mut commit, disk, want, need).await? else {
+                break;
             };
             // Into blocks that the host has not set aside, writes would go one after the other.
             let reserved = self.device.reserve(run);
@@ -186,6 +199,12 @@ impl Store {
             }
             self.adopt(run, &[]).await?;
         }
+        let mut space = self.space();
+        let has_holes = space.arena_free(disk) >= count;
+        if has_holes {
+            space.settle_for_holes(disk);
+        }
+        Ok(has_holes)
     }
 
     /// Freed by a durable commit: used again once nobody can be reading them.
@@ -210,7 +229,7 @@ pub struct DiskSpace {
 
 impl ChainSpace for DiskSpace {
     fn take(&self, near: Option<BlockAddr>, count: u64) -> Option<Vec<BlockRun>> {
-        self.store.space().take(self.disk, near, count)
+        self.store.take(self.disk, near, count)
     }
 
     fn refill(&self, count: u64) -> RefillFuture {

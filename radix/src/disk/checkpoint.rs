@@ -263,7 +263,11 @@ impl Disk {
             Some(start) => rows.put_chain(&chain_row(self, start, frozen.rest)).await?,
             None => drop(rows.remove_chain(self.id).await?),
         }
-        let spent = self.store.space().close(self.id, Which::Spent);
+        let spent = {
+            let mut space = self.store.space();
+            space.leave_behind(self.id);
+            space.close(self.id, Which::Spent)
+        };
         remove_extents(&mut commit, &spent).await?;
         let pages = self.store.put_bits(&mut commit, &merged.bits).await?;
         commit.stage(&[])?.durable().await?;

@@ -70,7 +70,7 @@ impl TreeSink {
         }
         let near = self.nodes.last().map(|last| last.next());
         loop {
-            if let Some(runs) = self.store.space().take(self.disk, near, 1) {
+            if let Some(runs) = self.store.take(self.disk, near, 1) {
                 return Ok(runs[0].start);
             }
             if !self.store.grant(self.disk, GRANT_BLOCKS, Need::Checkpoint).await?

@@ -11,7 +11,7 @@ use super::extents::Phase;
 use super::runs::{RunSet, runs_of};
 
 /// How many runs are looked at for one that is long enough, before settling for pieces.
-const RUNS_TRIED: usize = 64;
+const RUNS_TRIED: usize = 8;
 /// The first extent that a disk gets: 64 KiB.
 pub(super) const FIRST_GRANT: u64 = 16;
 
@@ -21,6 +21,8 @@ pub(super) struct Arena {
     pub(super) free: RunSet,
     /// Where the last take ended: the next one goes on there.
     cursor: u64,
+    /// Where the extent ends that is being filled.
+    fresh_end: u64,
     /// Where the disk's extents begin, in whatever phase.
     pub(super) extents: BTreeSet<u64>,
     /// What was promised to the disk.
@@ -34,6 +36,7 @@ impl Default for Arena {
         Self {
             free: RunSet::default(),
             cursor: 0,
+            fresh_end: 0,
             extents: BTreeSet::new(),
             promised: 0,
             next_grant: FIRST_GRANT,
@@ -57,11 +60,30 @@ impl Arena {
         self.extents.is_empty() && self.promised == 0
     }
 
+    /// Fills this extent from now on.
+    pub(super) fn fill(&mut self, extent: Range<u64>) {
+        (self.cursor, self.fresh_end) = (extent.start, extent.end);
+    }
+
+    /// Whether the extent that is being filled has so many blocks left.
+    fn goes_on(&self, count: u64) -> bool {
+        let mut found = 0;
+        self.free.within(self.cursor..self.fresh_end).any(|run| {
+            found += run.end - run.start;
+            found >= count
+        })
+    }
+
+    /// Whether the log has gone past `extent`: what became free there since is scattered.
+    pub(super) fn has_left(&self, extent: &Range<u64>) -> bool {
+        !extent.contains(&self.cursor)
+    }
+
     /// Takes exactly `count` blocks; the caller has seen that there are so many.
     fn take(&mut self, near: Option<BlockAddr>, count: u64) -> Vec<Range<u64>> {
         let taken = match self.one_run(near, count) {
             Some(run) => vec![run],
-            None => self.pieces(near, count),
+            None => self.pieces(count),
         };
         for run in &taken {
             self.free.remove(run.clone());
@@ -72,21 +94,22 @@ impl Arena {
 
     fn one_run(&self, near: Option<BlockAddr>, count: u64) -> Option<Range<u64>> {
         let long_enough = |run: &Range<u64>| run.end - run.start >= count;
-        let after = near.and_then(|near| {
-            let next = near.raw() + 1;
-            self.free.run_of(next).map(|run| next..run.end)
+        let filled = self.cursor..self.fresh_end;
+        let after = near.map(|near| near.raw() + 1).filter(|next| {
+            // Not back to an extent that was left.
+            filled.is_empty() || filled.contains(next)
         });
+        let after = after.and_then(|next| self.free.run_of(next).map(|run| next..run.end));
         let found = after
             .filter(long_enough)
             .or_else(|| self.from_cursor().take(RUNS_TRIED).find(long_enough));
         found.map(|run| run.start..run.start + count)
     }
 
-    fn pieces(&self, near: Option<BlockAddr>, count: u64) -> Vec<Range<u64>> {
-        let from = near.map_or(self.cursor, |near| near.raw() + 1);
+    fn pieces(&self, count: u64) -> Vec<Range<u64>> {
         let mut wanted = count;
         let mut pieces = Vec::new();
-        for run in self.around(from) {
+        for run in self.from_cursor() {
             let piece = run.start..run.end.min(run.start + wanted);
             wanted -= piece.end - piece.start;
             pieces.push(piece);
@@ -130,6 +153,19 @@ impl Space {
             count: run.end - run.start,
         };
         Some(runs.into_iter().map(block_run).collect())
+    }
+
+    /// Whether the disk is to take `count` blocks from what it has. While the store has plenty of
+    /// room, that is only where the extent being filled has so many left: the log would be
+    /// scattered over whatever became free in older ones.
+    pub fn has_room(&self, disk: DiskId, count: u64) -> bool {
+        let Some(arena) = self.arenas.get(&disk) else { return false };
+        arena.free.len() >= count && (arena.goes_on(count) || !self.is_roomy(count))
+    }
+
+    /// No better place than scattered holes was found: takes from them until the next extent.
+    pub fn settle_for_holes(&mut self, disk: DiskId) {
+        self.change_arena(disk, |arena| arena.fill(0..u64::MAX));
     }
 
     /// Free blocks in the disk's extents.

@@ -5,6 +5,9 @@ use bough_blockstore::{BlockCount, DiskId};
 use super::Space;
 use super::arena::Arena;
 
+/// A store with less than one in so many blocks to grant looks for room in holes, too.
+const ROOMY_SHARE: u64 = 8;
+
 /// Free blocks that are kept for those who need them more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Floors {
@@ -130,6 +133,13 @@ impl Space {
     pub(super) fn grantable(&self, disk: DiskId, need: Need) -> u64 {
         let own = self.arenas.get(&disk).map_or(0, Arena::shortfall);
         self.ungranted().saturating_sub(self.sums.shortfall - own + self.floors.of(need))
+    }
+
+    /// Whether so much room is left that none has to be sought in holes: an eighth of the store
+    /// beyond all promises.
+    pub(super) fn is_roomy(&self, count: u64) -> bool {
+        let kept = self.sums.promised + self.floors.data + (self.total / ROOMY_SHARE).max(count);
+        self.ungranted() > kept
     }
 
     /// Saturating: an extent registered at opening counts wholly as held until it is adopted.

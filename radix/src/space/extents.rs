@@ -99,6 +99,7 @@ impl Space {
         self.change_arena(disk, |arena| free.into_iter().for_each(|run| arena.free.insert(run)));
         self.change_arena(disk, |arena| {
             taken_runs.into_iter().for_each(|run| arena.free.remove(run));
+            arena.fill(range.clone());
         });
         let count = to_u64(taken.len());
         self.sums.taken += count;
@@ -174,6 +175,19 @@ impl Space {
         let mut droppable = self.extents_of(disk);
         droppable.retain(|run| self.extents[&run.start.raw()].droppable());
         droppable
+    }
+
+    /// While the store has plenty of room, closes the extents that the disk's log has gone past:
+    /// what became free in them is for all as soon as they are dropped.
+    pub fn leave_behind(&mut self, disk: DiskId) {
+        for run in self.extents_of(disk) {
+            let range = run.start.raw()..run.end();
+            let open = self.extents[&range.start].phase == Phase::Open;
+            let left = self.arenas.get(&disk).is_some_and(|arena| arena.has_left(&range));
+            if open && left && self.is_roomy(0) {
+                self.close_one(disk, range);
+            }
+        }
     }
 
     fn arena_has(&self, disk: DiskId, range: Range<u64>) -> bool {

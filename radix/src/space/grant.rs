@@ -47,6 +47,9 @@ pub(super) struct Search {
     unknown: Range<u64>,
     /// Pages that may have long free runs.
     dense: BTreeSet<u64>,
+    /// Where dense pages are looked for next: what was freed longest ago has the fewest blocks
+    /// still in use.
+    hand: u64,
     /// Pages with scattered free blocks, and how many were freed since.
     sparse: BTreeMap<u64, u64>,
     /// Pages with newly freed blocks, which may be given back to the host.
@@ -74,6 +77,7 @@ impl Search {
         Self {
             unknown: 0..virgin_from.div_ceil(PAGE_BLOCKS),
             dense: BTreeSet::new(),
+            hand: 0,
             sparse: BTreeMap::new(),
             punchable: BTreeSet::new(),
             punched: super::runs::RunSet::default(),
@@ -101,6 +105,11 @@ impl Search {
                 self.dense.insert(index);
             }
         }
+    }
+
+    /// Round and round, so that every page has time to become empty.
+    fn next_dense(&self) -> Option<u64> {
+        self.dense.range(self.hand..).next().or_else(|| self.dense.first()).copied()
     }
 
     /// Remembers a page that was looked at.
@@ -147,10 +156,13 @@ impl Space {
     }
 
     fn from_dense(&mut self, wish: Wish) -> Option<Grant> {
-        while let Some(index) = self.search.dense.first().copied() {
+        while let Some(index) = self.search.next_dense() {
             match self.look(index, wish, Window::is_dense) {
                 Look::Missing => return Some(Grant::Load(self.missing([index]))),
-                Look::Found(window) => return Some(self.grant(wish.disk, window)),
+                Look::Found(window) => {
+                    self.search.hand = index;
+                    return Some(self.grant(wish.disk, window));
+                }
                 Look::Nothing => {}
             }
         }

@@ -271,6 +271,40 @@ fn spent_extents_are_dropped_and_others_kept() {
 }
 
 #[test]
+fn a_log_is_not_scattered_over_old_extents_while_there_is_plenty_of_room() {
+    let mut space = fresh(10_000, NO_FLOORS);
+    let old = grant(&mut space, DISK, 100).unwrap();
+    let blocks = take(&mut space, DISK, old.count);
+    let holes: Vec<_> = blocks.iter().copied().step_by(2).collect();
+    space.give_back(&holes);
+    assert!(!space.has_room(DISK, 20), "there is no better place than holes");
+    let fresh = grant(&mut space, DISK, 20).unwrap();
+    assert!(space.has_room(DISK, 20));
+    let taken = space.take(DISK, Some(blocks[0]), 20).unwrap();
+    assert_eq!(taken, [BlockRun { start: fresh.start, count: 20 }]);
+    // The holes are for all once what is taken between them is in a tree.
+    let rest: Vec<_> = blocks.iter().copied().skip(1).step_by(2).collect();
+    space.leave_behind(DISK);
+    assert_eq!(space.close(DISK, Which::Spent), []);
+    space.commit_bits(&rest, &[]).unwrap();
+    assert_eq!(space.close(DISK, Which::Spent), [old]);
+    space.drop_extents(&[old]).unwrap();
+    assert_eq!(space.extents_of(DISK), [fresh]);
+}
+
+#[test]
+fn where_there_is_not_plenty_holes_are_filled() {
+    let mut space = fresh(10 + 64, NO_FLOORS);
+    let all = take(&mut space, DISK, 64);
+    let holes: Vec<_> = all.iter().copied().step_by(2).collect();
+    space.give_back(&holes);
+    assert!(space.has_room(DISK, 32));
+    space.leave_behind(DISK);
+    assert_eq!(space.close(DISK, Which::Spent), []);
+    assert_eq!(take(&mut space, DISK, 32).len(), 32);
+}
+
+#[test]
 fn a_grown_store_grants_what_was_added() {
     let mut space = fresh(10 + 50, NO_FLOORS);
     while grant(&mut space, DISK, 1).is_some() {}
