@@ -19,8 +19,9 @@ static ZEROS: Block = Block([0; BLOCK_BYTES]);
 const LARGEST_SPARE_BLOCKS: usize = 512;
 /// One class for each power of two up to that.
 const CLASSES: usize = 10;
-/// How much is kept: 8 MiB.
-const SPARE_BLOCKS: usize = 2048;
+/// How much is kept: 16 MiB. Less than what large writes under way need makes each of them
+/// allocate.
+const SPARE_BLOCKS: usize = 4096;
 
 static SPARES: Mutex<Spares> =
     Mutex::new(Spares { classes: [const { Vec::new() }; CLASSES], blocks: 0 });
