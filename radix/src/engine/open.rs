@@ -159,9 +159,16 @@ impl Engine {
 
     async fn register_extents(&self) -> Result<(), EngineError> {
         let mut view = self.store().catalogue.read().await;
-        for extent in all_extents(&Rows::new(&mut view)).await? {
+        let extents = all_extents(&Rows::new(&mut view)).await?;
+        for extent in &extents {
             let mut space = self.store().space();
             space.register(extent.disk, extent.run).map_err(CatalogueError::from)?;
+        }
+        for extent in &extents {
+            let missing = self.store().space().missing_for_run(extent.run);
+            self.store().load_bitmap(&view, missing).await?;
+            let mut space = self.store().space();
+            space.count_free(extent.run.start).map_err(CatalogueError::from)?;
         }
         Ok(())
     }

@@ -67,6 +67,20 @@ impl Space {
         Ok(())
     }
 
+    /// Counts what is free in a registered extent; before that, all of it counts as gone, so that
+    /// a nearly full store would seem full. Needs [`Space::missing_for_run`] loaded.
+    pub fn count_free(&mut self, start: BlockAddr) -> Result<(), SpaceFault> {
+        let end = self.held_extent(start)?.end;
+        let run = run_from(start.raw(), end);
+        if let Some(page) = self.missing_for_run(run).first() {
+            return Err(SpaceFault::NotLoaded(*page));
+        }
+        let free = self.open_runs(start.raw()..end).into_iter().map(|run| run.end - run.start);
+        let free = free.sum();
+        self.set_held(start.raw(), free);
+        Ok(())
+    }
+
     /// Keeps `range`, with `free` free blocks in it, for the disk.
     pub(super) fn hold(&mut self, disk: DiskId, range: Range<u64>, free: u64) {
         let start = range.start;
