@@ -4,9 +4,10 @@
 //! blocks freed meanwhile wait until that generation and all before it are empty.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bough_blockstore::BlockAddr;
+use tokio::sync::Notify;
 
 /// Where blocks go once nobody can be reading them.
 pub trait Released: Send + Sync {
@@ -20,11 +21,22 @@ struct Generation {
     freed: Vec<BlockAddr>,
 }
 
+#[derive(Default)]
+struct Generations {
+    // The last one is the current one: never empty.
+    waiting: VecDeque<Generation>,
+    /// How many have ended: blocks were freed in them.
+    closed: u64,
+    /// How many of those have been let go of.
+    done: u64,
+}
+
 /// The gate; one for a store.
 pub struct ReadGate {
-    // The last generation is the current one: never empty.
-    generations: Mutex<VecDeque<Generation>>,
+    generations: Mutex<Generations>,
     released: Arc<dyn Released>,
+    /// Some blocks have been let go of.
+    swept: Notify,
 }
 
 /// A read under way.
@@ -36,13 +48,18 @@ pub struct Reading<'a> {
 impl ReadGate {
     /// A gate that hands what it lets go of to `released`.
     pub fn new(released: Arc<dyn Released>) -> Self {
-        Self { generations: Mutex::new(VecDeque::from([Generation::default()])), released }
+        let waiting = VecDeque::from([Generation::default()]);
+        let generations = Mutex::new(Generations { waiting, closed: 0, done: 0 });
+        Self { generations, released, swept: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Generations> {
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a read: until the guard is dropped, no block freed from now on is used again.
     pub fn enter(&self) -> Reading<'_> {
-        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = generations.back().map(|g| Arc::clone(&g.readers));
+        let current = self.lock().waiting.back().map(|g| Arc::clone(&g.readers));
         Reading { gate: self, generation: current }
     }
 
@@ -52,31 +69,47 @@ impl ReadGate {
             return;
         }
         {
-            let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(current) = generations.back_mut() {
+            let mut generations = self.lock();
+            if let Some(current) = generations.waiting.back_mut() {
                 current.freed.extend_from_slice(blocks);
             }
-            generations.push_back(Generation::default());
+            generations.waiting.push_back(Generation::default());
+            generations.closed += 1;
         }
         self.sweep();
+    }
+
+    /// Returns when what has been freed by now has been let go of: no later than the last of the
+    /// reads under way ends.
+    pub async fn drained(&self) {
+        let upto = self.lock().closed;
+        loop {
+            let mut swept = std::pin::pin!(self.swept.notified());
+            swept.as_mut().enable();
+            if self.lock().done >= upto {
+                return;
+            }
+            swept.await;
+        }
     }
 
     fn sweep(&self) {
         loop {
             let freed = {
-                let mut generations =
-                    self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-                if generations.len() < 2 {
+                let waiting = &mut self.lock().waiting;
+                if waiting.len() < 2 {
                     return;
                 }
                 // `get_mut` succeeds only when no reader is left, and synchronises with the last.
-                let oldest = generations.front_mut();
+                let oldest = waiting.front_mut();
                 if oldest.is_none_or(|oldest| Arc::get_mut(&mut oldest.readers).is_none()) {
                     return;
                 }
-                generations.pop_front().map(|g| g.freed).unwrap_or_default()
+                waiting.pop_front().map(|g| g.freed).unwrap_or_default()
             };
             self.released.released(&freed);
+            self.lock().done += 1;
+            self.swept.notify_waiters();
         }
     }
 }
@@ -90,6 +123,9 @@ impl Drop for Reading<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
     use super::*;
 
     #[derive(Default)]
@@ -118,5 +154,20 @@ mod tests {
         assert_eq!(released(), [1, 2]);
         gate.defer(&[BlockAddr::of(3)]);
         assert_eq!(released(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn who_waits_for_freed_blocks_waits_for_reads_begun_before_and_no_others() {
+        let gate = ReadGate::new(Arc::new(Log::default()));
+        let mut context = Context::from_waker(Waker::noop());
+        let early = gate.enter();
+        gate.defer(&[BlockAddr::of(1)]);
+        let late = gate.enter();
+        let mut drained = pin!(gate.drained());
+        assert!(drained.as_mut().poll(&mut context).is_pending());
+        gate.defer(&[BlockAddr::of(2)]);
+        drop(early);
+        assert!(drained.as_mut().poll(&mut context).is_ready());
+        drop(late);
     }
 }

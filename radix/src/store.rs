@@ -10,6 +10,8 @@ use bough_blockstore::{
     VirtualBlock,
 };
 
+use tokio::sync::Notify;
+
 use crate::backlog::Backlog;
 use crate::btree::{Page, Pages};
 use crate::cache::NodeCache;
@@ -18,7 +20,7 @@ use crate::disk0::{CatalogueError, Commit, Disk0, Need as PoolNeed, Pool};
 use crate::engine::EngineConfig;
 use crate::gate::{ReadGate, Released};
 use crate::overlay_budget::OverlayBudget;
-use crate::space::{Grant, Need, Space, bitmap_page_of};
+use crate::space::{Grant, Need, Punch, Space, bitmap_page_of};
 
 /// Bitmap pages kept in memory: 256 MiB of bitmap would describe 8 TiB, this describes 128 GiB.
 const BITMAP_PAGES_KEPT: usize = 1024;
@@ -37,6 +39,8 @@ pub struct Store {
     pub config: EngineConfig,
     pub backlog: Backlog,
     pub overlays: Arc<OverlayBudget>,
+    /// Something that a grant may wait for has arrived.
+    pub arrived: Notify,
 }
 
 /// Blocks whose last reader has gone, back to whoever they belong to.
@@ -95,7 +99,7 @@ impl Store {
         touched.dedup();
         let touched = BTreeSet::from_iter(touched);
         // Asked for before the allocator changes: staging cannot be refused afterwards.
-        commit.check_room(touched.len() + 1)?;
+        commit.make_room(touched.len() + 1).await?;
         let missing = self.space().missing_for_blocks(blocks());
         self.load_bitmap(commit, missing).await?;
         let changed: Vec<(VirtualBlock, Page)> =
@@ -119,20 +123,20 @@ impl Store {
     }
 
     /// Plans an extent and puts its row into `commit`. [`Store::adopt`] it once that is durable,
-    /// or [`Space::abandon`] it.
-    pub async fn plan_extent(
+    /// or [`Space::abandon`] it. Never asks for pages.
+    async fn plan_extent(
         &self,
         commit: &mut Commit<'_>,
         disk: DiskId,
         want: u64,
         need: Need,
-    ) -> Result<Option<BlockRun>, CatalogueError> {
+    ) -> Result<Grant, CatalogueError> {
         let run = loop {
             let plan = self.space().plan_grant(disk, want, need);
             match plan {
                 Grant::Extent(run) => break run,
                 Grant::Load(pages) => self.load_bitmap(commit, pages).await?,
-                Grant::Full(_) => return Ok(None),
+                Grant::Wait | Grant::Full(_) => return Ok(plan),
             }
         };
         let mut rows = Rows::new(commit);
@@ -140,7 +144,7 @@ impl Store {
         let mut counters = rows.counters().await?;
         counters.virgin_from = self.space().virgin_from();
         rows.set_counters(counters).await?;
-        Ok(Some(run))
+        Ok(Grant::Extent(run))
     }
 
     /// Opens an extent whose row is durable.
@@ -152,11 +156,18 @@ impl Store {
         Ok(())
     }
 
-    /// Takes exactly `count` blocks of what `disk` has; `None` where it had better be granted
-    /// more.
-    pub fn take(&self, disk: DiskId, near: Option<BlockAddr>, count: u64) -> Option<Vec<BlockRun>> {
+    /// Takes one promised block of what `disk` has; `None` where it had better be granted more.
+    pub fn take_promised(&self, disk: DiskId, near: Option<BlockAddr>) -> Option<BlockAddr> {
         let mut space = self.space();
-        space.has_room(disk, count).then(|| space.take(disk, near, count)).flatten()
+        let runs = space.has_room(disk, 1).then(|| space.take(disk, near, 1)).flatten()?;
+        space.settle(disk, 1);
+        Some(runs[0].start)
+    }
+
+    /// Takes exactly `count` blocks for requests under way, likewise.
+    pub fn draw(&self, disk: DiskId, near: Option<BlockAddr>, count: u64) -> Option<Vec<BlockRun>> {
+        let mut space = self.space();
+        space.has_room(disk, count).then(|| space.draw(disk, near, count)).flatten()
     }
 
     /// Grants `disk` extents until it can take `count` blocks; `false` where the store is full.
@@ -166,38 +177,23 @@ impl Store {
         count: u64,
         need: Need,
     ) -> Result<bool, CatalogueError> {
-        for granted in 0_usize.. {
+        let mut granted = 0;
+        loop {
+            let mut arrived = std::pin::pin!(self.arrived.notified());
+            arrived.as_mut().enable();
             if self.space().has_room(disk, count) {
                 return Ok(true);
             }
-            if granted >= GRANTS_TRIED && self.space().arena_free(disk) >= count {
+            let has_holes = || self.space().arena_free(disk) >= count;
+            if granted >= GRANTS_TRIED && has_holes() {
                 break;
             }
-            let mut commit = self.catalogue.begin(PoolNeed::Release).await?;
-            // Somebody else's grant may have come first while we waited for the commit.
-            if self.space().has_room(disk, count) {
-                return Ok(true);
+            match self.grant_once(disk, count, need).await? {
+                None => return Ok(true),
+                Some(Grant::Extent(_)) => granted += 1,
+                Some(Grant::Wait) if !has_holes() => arrived.await,
+                Some(_) => break,
             }
-            let have = self.space().arena_free(disk);
-            let want = if have < count { count - have } else { count };
-            let Some(run) = self.plan_extent(&mut commit, disk, want, need).await? else {
-                break;
-            };
-            // Into blocks that the host has not set aside, writes would go one after the other.
-            let reserved = self.device.reserve(run);
-            let durable = match commit.stage(&[]) {
-                Ok(staged) => staged.durable().await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = durable {
-                self.space().abandon(run.start)?;
-                return Err(error);
-            }
-            if let Err(error) = reserved.await {
-                // The write itself will tell if there is really no room.
-                tracing::debug!(%error, "the host did not set an extent aside");
-            }
-            self.adopt(run, &[]).await?;
         }
         let mut space = self.space();
         let has_holes = space.arena_free(disk) >= count;
@@ -205,6 +201,66 @@ impl Store {
             space.settle_for_holes(disk);
         }
         Ok(has_holes)
+    }
+
+    /// `None` where the disk can take `count` blocks already.
+    async fn grant_once(
+        &self,
+        disk: DiskId,
+        count: u64,
+        need: Need,
+    ) -> Result<Option<Grant>, CatalogueError> {
+        let mut commit = self.catalogue.begin(PoolNeed::Release).await?;
+        // Somebody else's grant may have come first while we waited for the commit.
+        if self.space().has_room(disk, count) {
+            return Ok(None);
+        }
+        let have = self.space().arena_free(disk);
+        let want = if have < count { count - have } else { count };
+        let plan = self.plan_extent(&mut commit, disk, want, need).await?;
+        let Grant::Extent(run) = plan else { return Ok(Some(plan)) };
+        // Into blocks that the host has not set aside, writes would go one after the other.
+        let reserved = self.device.reserve(run);
+        let durable = match commit.stage(&[]).await {
+            Ok(staged) => staged.durable().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = durable {
+            self.space().abandon(run.start)?;
+            self.arrived.notify_waiters();
+            return Err(error);
+        }
+        if let Err(error) = reserved.await {
+            // The write itself will tell if there is really no room.
+            tracing::debug!(%error, "the host did not set an extent aside");
+        }
+        let adopted = self.adopt(run, &[]).await;
+        self.arrived.notify_waiters();
+        adopted.map(|()| Some(plan))
+    }
+
+    /// Gives one free run of at least `least` blocks back to the host; `false` where there is
+    /// none, or the host would not have it. To be awaited to its end: until then the run cannot
+    /// be granted.
+    pub async fn punch(&self, least: u64) -> Result<bool, CatalogueError> {
+        let run = loop {
+            let plan = self.space().plan_punch(least);
+            match plan {
+                Punch::Run(run) => break run,
+                Punch::Load(pages) => {
+                    let view = self.catalogue.read().await;
+                    self.load_bitmap(&view, pages).await?;
+                }
+                Punch::Nothing => return Ok(false),
+            }
+        };
+        let done = self.device.discard(run).await;
+        self.space().end_punch(run);
+        self.arrived.notify_waiters();
+        if let Err(error) = &done {
+            tracing::debug!(%error, "free space is not given back to the host");
+        }
+        Ok(done.is_ok())
     }
 
     /// Freed by a durable commit: used again once nobody can be reading them.
@@ -229,7 +285,7 @@ pub struct DiskSpace {
 
 impl ChainSpace for DiskSpace {
     fn take(&self, near: Option<BlockAddr>, count: u64) -> Option<Vec<BlockRun>> {
-        self.store.take(self.disk, near, count)
+        self.store.draw(self.disk, near, count)
     }
 
     fn refill(&self, count: u64) -> RefillFuture {

@@ -52,6 +52,11 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// Whether both are answered together.
+    pub fn is_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.answer, &other.answer)
+    }
+
     /// How the write ended, if it has.
     pub fn outcome(&self) -> Option<Result<Sequence, ChainFault>> {
         self.answer.outcome.get().cloned()

@@ -41,6 +41,8 @@ pub(crate) struct Frozen {
     /// The epoch of the oldest version not complete, or the head's.
     pub rest: Epoch,
     pub promised_nodes: std::sync::Mutex<u64>,
+    /// What of that may be for requests that are not in the overlay yet.
+    pub nodes_under_way: u64,
 }
 
 impl Frozen {
@@ -129,6 +131,7 @@ impl Disk {
                 complete,
                 rest,
                 promised_nodes: std::sync::Mutex::new(promised),
+                nodes_under_way: state.nodes_under_way,
             });
             state.frozen = Some(overlay);
             state.plan = Some(Arc::clone(&frozen));
@@ -169,7 +172,7 @@ impl Disk {
         }
         let mut commit = self.store.catalogue.begin(PoolNeed::Release).await?;
         Rows::new(&mut commit).remove_chain(self.id).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         Ok(())
     }
 
@@ -190,7 +193,7 @@ impl Disk {
         }
         let mut commit = self.store.catalogue.begin(PoolNeed::Release).await?;
         remove_extents(&mut commit, &runs).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         self.store.space().drop_extents(&runs).map_err(CatalogueError::from)?;
         Ok(())
     }
@@ -204,15 +207,20 @@ impl Disk {
         let promised = frozen.take_promise();
         let mut sink = TreeSink::new(&self.store, self.id, promised);
         match self.merge_frozen(frozen, &mut sink).await {
-            Ok(merged) => {
-                sink.settle();
-                let done = self.commit_merged(frozen, merged, start).await;
-                if done.as_ref().is_err_and(EngineError::is_no_space) {
-                    // The catalogue had no room: asked for before anything else changed.
-                    self.store.free_taken(&sink.nodes);
+            Ok(merged) => match self.commit_merged(frozen, merged, start).await {
+                Ok(()) => {
+                    let kept = sink.settle_but(frozen.nodes_under_way);
+                    self.lock().promised_nodes += kept;
+                    Ok(())
                 }
-                done
-            }
+                Err(error) => {
+                    if error.is_no_space() {
+                        // The catalogue had no room: asked for before anything else changed.
+                        *lock(&frozen.promised_nodes) = sink.undo().await;
+                    }
+                    Err(error)
+                }
+            },
             Err(error) => {
                 *lock(&frozen.promised_nodes) = sink.undo().await;
                 Err(error)
@@ -270,7 +278,7 @@ impl Disk {
         };
         remove_extents(&mut commit, &spent).await?;
         let pages = self.store.put_bits(&mut commit, &merged.bits).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         self.store.bits_written(&pages);
         self.store.space().drop_extents(&spent).map_err(CatalogueError::from)?;
         if let Some(last) = merged.versions.last() {

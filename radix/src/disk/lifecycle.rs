@@ -104,14 +104,14 @@ impl Disk {
         if !self.store.grant(self.id, FIRST_EXTENT_BLOCKS, Need::Overwrite).await? {
             return Ok(None);
         }
-        let Some(runs) = self.store.space().take(self.id, None, 1) else { return Ok(None) };
+        let Some(runs) = self.store.space().draw(self.id, None, 1) else { return Ok(None) };
         let at = runs[0].start;
         let nonce = Nonce(self.store.runtime.random());
         let start = ChainStart { nonce, sequence: Sequence(1), at, previous_crc: 0 };
         let epoch = self.lock().epoch;
         let mut commit = self.store.catalogue.begin(PoolNeed::Release).await?;
         Rows::new(&mut commit).put_chain(&chain_row(self, &start, epoch)).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         Ok(Some(start))
     }
 

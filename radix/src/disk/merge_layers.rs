@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bough_blockstore::{BlockAddr, BlockBuf, DiskId, Epoch, IoFuture};
+use bough_blockstore::{BlockAddr, BlockBuf, DiskId, Epoch, IoFuture, to_u64};
 
 use crate::catalogue::{Rows, VersionRow};
 use crate::disk0::CatalogueError;
@@ -50,28 +50,41 @@ impl TreeSink {
         failure.map_or(Ok(()), |error| Err(EngineError::Device(error)))
     }
 
-    /// Gives back what a failed merge took; what is left of the promise stays with the disk.
+    /// Gives back what a failed merge took, which nobody else has read: the promise is what it
+    /// was, for the next attempt.
     pub async fn undo(mut self) -> u64 {
         let _ = self.finish().await;
-        self.store.free_taken(&self.nodes);
-        self.promised
+        let mut space = self.store.space();
+        space.give_back(&self.nodes);
+        let again = to_u64(self.nodes.len());
+        // There is room: these very blocks.
+        match space.promise(self.disk, Need::Checkpoint, again) {
+            Ok(()) => self.promised + again,
+            Err(_) => self.promised,
+        }
     }
 
-    /// Ends the promise: the merge needs no more nodes.
-    pub fn settle(&mut self) {
-        self.store.space().settle(self.disk, self.promised);
+    /// Ends the promise, the merge needing no more nodes, but for at most `others`; how much that
+    /// is.
+    pub fn settle_but(&mut self, others: u64) -> u64 {
+        let kept = self.promised.min(others);
+        self.store.space().settle(self.disk, self.promised - kept);
         self.promised = 0;
+        kept
     }
 
     async fn take(&mut self) -> Result<BlockAddr, EngineError> {
-        if self.promised > 0 {
-            self.promised -= 1;
-            self.store.space().settle(self.disk, 1);
+        if self.promised == 0 {
+            // Not foreseen: only what has been promised to nobody.
+            let promise = self.store.space().promise(self.disk, Need::Checkpoint, 1);
+            promise.map_err(|_| EngineError::StoreFull)?;
+            self.promised = 1;
         }
         let near = self.nodes.last().map(|last| last.next());
         loop {
-            if let Some(runs) = self.store.take(self.disk, near, 1) {
-                return Ok(runs[0].start);
+            if let Some(taken) = self.store.take_promised(self.disk, near) {
+                self.promised -= 1;
+                return Ok(taken);
             }
             if !self.store.grant(self.disk, GRANT_BLOCKS, Need::Checkpoint).await?
                 && !self.store.grant(self.disk, 1, Need::Checkpoint).await?

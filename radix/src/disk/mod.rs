@@ -64,8 +64,10 @@ pub(crate) struct DiskState {
     /// The committed tree of the oldest version not yet materialised, or of the head.
     pub base: Root,
     pub active: Overlay,
-    /// Nodes promised to the checkpoint of `active`.
+    /// Nodes promised to the checkpoint of `active` and of requests under way...
     pub promised_nodes: u64,
+    /// ...of which these are the latter's.
+    pub nodes_under_way: u64,
     /// What a checkpoint under way (or one that failed for want of space) is merging.
     pub frozen: Option<Arc<Overlay>>,
     pub plan: Option<Arc<checkpoint::Frozen>>,
@@ -106,6 +108,7 @@ impl Disk {
             base: head.root,
             active: Overlay::default(),
             promised_nodes: 0,
+            nodes_under_way: 0,
             frozen: None,
             plan: None,
             pending: Vec::new(),

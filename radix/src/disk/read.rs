@@ -7,7 +7,7 @@ use bough_blockstore::{
     BLOCK_BYTES, BLOCK_BYTES_U64, BlockAddr, BlockBuf, VirtualRange, to_u64, to_usize,
 };
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Slot};
 use crate::error::DiskError;
 use crate::lookup::{Mapping, lookup_range, try_lookup_range};
 use crate::node::Kind;
@@ -76,6 +76,10 @@ impl Disk {
     pub(crate) async fn locate(&self, blocks: VirtualRange) -> Result<Vec<Source>, DiskError> {
         let (mut sources, root) = {
             let state = self.lock();
+            if let Slot::Halted(_) = &state.slot {
+                // What it would show may be older than what was acknowledged.
+                return Err(self.refusal(&state));
+            }
             let view = |block| in_overlays(&state.active, state.frozen.as_deref(), block);
             (blocks.clone().map(view).collect::<Vec<_>>(), state.base)
         };

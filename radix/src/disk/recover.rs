@@ -18,6 +18,9 @@ use crate::disk0::CatalogueError;
 use crate::engine::EngineError;
 use crate::overlay::{Overlay, Point};
 
+/// Blocks written again with one operation: 1 MiB.
+const REWRITE_BLOCKS: usize = 256;
+
 /// Reads the chain that a row names; its disk's extents are `extents`.
 pub(crate) async fn scan_chain_from(
     device: &Arc<dyn Device>,
@@ -46,6 +49,7 @@ impl Disk {
         let taken = still_taken(row, &found, &overlay);
         self.adopt_extents(&taken).await?;
         let live: BTreeSet<BlockAddr> = overlay.addresses().collect();
+        self.rewrite_unsynced(&found, &live).await?;
         let pending = self.pending_versions().await?;
         let newest = found.records.last().map_or(Epoch::ZERO, |record| record.epoch);
         let frozen = {
@@ -59,6 +63,7 @@ impl Disk {
                 complete: pending,
                 rest: state.epoch,
                 promised_nodes: std::sync::Mutex::new(0),
+                nodes_under_way: 0,
             }
         };
         self.merge_and_commit(&frozen, None).await?;
@@ -71,6 +76,32 @@ impl Disk {
             records = found.records.len(),
             "recovered what the chain held"
         );
+        Ok(())
+    }
+
+    /// Writes what no sync is known to have kept again, where it is: after a sync that failed, a
+    /// medium may show what it has not got, and succeed at the next sync without it.
+    async fn rewrite_unsynced(
+        &self,
+        found: &Scan,
+        live: &BTreeSet<BlockAddr>,
+    ) -> Result<(), EngineError> {
+        let unsynced = found.records.iter().filter(|record| record.sequence > found.known_synced);
+        let mut blocks: Vec<BlockAddr> = unsynced
+            .flat_map(|record| &record.entries)
+            .filter_map(|entry| match entry {
+                ChainEntry::Data { addr, .. } => live.get(addr).copied(),
+                ChainEntry::Zero { .. } | ChainEntry::Require { .. } => None,
+            })
+            .collect();
+        blocks.sort_unstable();
+        let device = &self.store.device;
+        for run in blocks.chunk_by(|a, b| a.next() == *b).flat_map(|run| run.chunks(REWRITE_BLOCKS))
+        {
+            // Its checksums were looked at a moment ago; whoever reads it looks again.
+            let content = device.read(run[0], run.len()).await?;
+            device.write(run[0], content.share()).await?;
+        }
         Ok(())
     }
 

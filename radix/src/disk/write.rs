@@ -14,15 +14,20 @@ use super::lifecycle::ChainNow;
 use super::read::{ByteRange, Piece, Source, deliver};
 use super::{Disk, Mode};
 use crate::error::DiskError;
-use crate::space::Need;
+use crate::space::{Need, Room};
+
+/// A write's claim on answers: one for each record that its blocks went into. A full store may
+/// refuse one and take the next.
+#[derive(Default)]
+struct Claim {
+    earlier: Vec<Ticket>,
+    last: Option<Ticket>,
+}
 
 /// Room promised to one request; see [`Disk::admit`].
 struct Admitted<'a> {
     disk: &'a Disk,
-    /// For data and record headers: taken by the time the request is answered.
-    blocks: u64,
-    /// For the checkpoint that will merge this request.
-    nodes: u64,
+    room: Room,
 }
 
 impl Disk {
@@ -82,12 +87,12 @@ impl Disk {
         self: &Arc<Self>,
         blocks: VirtualRange,
         data_bytes: u64,
-        mut stage: impl AsyncFnMut(&Arc<Chain>) -> Result<Result<Ticket, ChainFault>, DiskError>,
+        mut stage: impl AsyncFnMut(&Arc<Chain>) -> Result<Result<Claim, ChainFault>, DiskError>,
     ) -> Result<(), DiskError> {
         loop {
             let (chain, admitted) = self.ready(blocks.clone(), data_bytes).await?;
             let done = match stage(&chain).await? {
-                Ok(ticket) => chain.published(ticket).await.map(drop),
+                Ok(claim) => claim.published(&chain).await,
                 Err(fault) => Err(fault),
             };
             drop(admitted);
@@ -157,7 +162,7 @@ impl Disk {
     async fn zero_blocks(self: &Arc<Self>, blocks: VirtualRange) -> Result<(), DiskError> {
         self.publish(blocks.clone(), 0, async |chain| {
             self.rmw.wait(&blocks).await;
-            Ok(chain.stage_zero(blocks.clone()))
+            Ok(chain.stage_zero(blocks.clone()).map(Claim::from))
         })
         .await
     }
@@ -174,17 +179,20 @@ impl Disk {
         Ok((chain, admitted))
     }
 
-    /// Promises the room, or refuses. Nobody is refused while a checkpoint or the reclaimer could
-    /// make room.
+    /// Promises the room, or refuses. Nobody is refused while a checkpoint, the reclaimer or the
+    /// end of the reads under way could make room.
     async fn admit(
         self: &Arc<Self>,
         blocks: &VirtualRange,
         has_data: bool,
     ) -> Result<Admitted<'_>, DiskError> {
         let data = if has_data { blocks.end - blocks.start } else { 0 };
-        let (room, nodes) = (data + data / 128 + 2, self.nodes_needed(blocks, has_data));
-        let promise = |need| self.store.space().promise(self.id, need, room + nodes).map_err(drop);
-        let admitted = || Ok(Admitted { disk: self, blocks: room, nodes });
+        // A header for each record, at either end one of its own, and the next one's.
+        let headers = data / to_u64(self.store.config.chain.record_blocks.max(1)) + 4;
+        let nodes = self.nodes_needed(blocks, has_data);
+        let room = Room { blocks: data + headers, nodes };
+        let promise = |need| self.store.space().admit(self.id, need, room).map_err(drop);
+        let admitted = || Ok(Admitted::new(self, room));
         if promise(Need::Data).is_ok() {
             return admitted();
         }
@@ -196,6 +204,8 @@ impl Disk {
         let mut merged = self.checkpoint(Mode::Keep).await.is_ok();
         loop {
             let steps = self.store.backlog.steps();
+            // What was freed may still be read.
+            self.store.gate.drained().await;
             if merged && promise(need).is_ok() {
                 return admitted();
             }
@@ -220,14 +230,14 @@ impl Disk {
         Ok(sources.iter().all(|source| matches!(source, Source::Data { .. })))
     }
 
-    /// Stages a write piece by piece; the ticket of the last.
+    /// Stages a write piece by piece.
     async fn stage(
         self: &Arc<Self>,
         chain: &Arc<Chain>,
         range: ByteRange,
         fill: &mut dyn FnMut(usize, &mut [u8]),
-    ) -> Result<Result<Ticket, ChainFault>, DiskError> {
-        let mut last = Err(ChainFault::Stopped);
+    ) -> Result<Result<Claim, ChainFault>, DiskError> {
+        let mut claim = Claim::default();
         for block in range.blocks() {
             let start = block * BLOCK_BYTES_U64;
             let from = range.offset.max(start);
@@ -255,12 +265,12 @@ impl Disk {
                 fill(at, &mut old[within]);
                 chain.stage_block(VirtualBlock::of(block), &mut |buf| buf.copy_from_slice(&*old))
             };
-            if ticket.is_err() {
-                return Ok(ticket);
+            match ticket {
+                Ok(ticket) => claim.add(ticket),
+                Err(fault) => return Ok(Err(fault)),
             }
-            last = ticket;
         }
-        Ok(last)
+        Ok(Ok(claim))
     }
 
     /// A block as it is now: the caller holds it, and everything staged before is published.
@@ -277,10 +287,46 @@ impl Disk {
     }
 }
 
+impl Claim {
+    fn add(&mut self, ticket: Ticket) {
+        match &mut self.last {
+            Some(last) if last.is_with(&ticket) => {}
+            last => self.earlier.extend(last.replace(ticket)),
+        }
+    }
+
+    /// Waits until all of it is published.
+    async fn published(self, chain: &Chain) -> Result<(), ChainFault> {
+        let mut outcome = Ok(());
+        for ticket in self.earlier.into_iter().chain(self.last) {
+            let done = chain.published(ticket).await;
+            outcome = outcome.and(done.map(drop));
+        }
+        outcome
+    }
+}
+
+impl From<Ticket> for Claim {
+    fn from(ticket: Ticket) -> Self {
+        Self { earlier: Vec::new(), last: Some(ticket) }
+    }
+}
+
+impl<'a> Admitted<'a> {
+    /// The nodes are for whichever checkpoint comes when the request has been published.
+    fn new(disk: &'a Disk, room: Room) -> Self {
+        let mut state = disk.lock();
+        state.promised_nodes += room.nodes;
+        state.nodes_under_way += room.nodes;
+        drop(state);
+        Self { disk, room }
+    }
+}
+
 impl Drop for Admitted<'_> {
     /// The blocks have been taken, or will not be; the nodes are the next checkpoint's business.
     fn drop(&mut self) {
-        self.disk.store.space().settle(self.disk.id, self.blocks);
-        self.disk.lock().promised_nodes += self.nodes;
+        self.disk.store.space().dismiss(self.disk.id, self.room.blocks);
+        self.disk.lock().nodes_under_way -= self.room.nodes;
     }
 }

@@ -23,7 +23,7 @@ pub enum Need {
 /// forgets it.
 pub struct Commit<'a> {
     disk0: &'a Disk0,
-    _guard: RwLockWriteGuard<'a, Superblock>,
+    guard: RwLockWriteGuard<'a, Superblock>,
     dirty: BTreeMap<u64, Arc<Page>>,
     need: Need,
 }
@@ -43,11 +43,9 @@ impl Disk0 {
             return Err(fault);
         }
         if self.wants_checkpoint() {
-            let checkpoint: Pin<Box<dyn Future<Output = _>>> =
-                Box::pin(self.checkpoint(&mut guard));
-            checkpoint.await?;
+            self.make_room(&mut guard).await?;
         }
-        Ok(Commit { disk0: self, _guard: guard, dirty: BTreeMap::new(), need })
+        Ok(Commit { disk0: self, guard, dirty: BTreeMap::new(), need })
     }
 
     /// The chain is kept to an eighth of the pool.
@@ -55,6 +53,19 @@ impl Disk0 {
         let total = self.pool.total();
         let chain_blocks = self.chain.stats().bytes / 4096;
         chain_blocks > total / 8 || self.pool.free_count() < total / 3
+    }
+
+    /// Boxed: rare, and large; no commit should carry its state along.
+    fn make_room<'s>(
+        &'s self,
+        superblock: &'s mut Superblock,
+    ) -> Pin<Box<dyn Future<Output = Result<(), CatalogueError>> + 's>> {
+        Box::pin(async {
+            self.checkpoint(superblock).await?;
+            // What it freed may still be read.
+            self.gate.drained().await;
+            Ok(())
+        })
     }
 
     fn floor(&self, need: Need) -> u64 {
@@ -71,12 +82,15 @@ impl<'a> Commit<'a> {
     ///
     /// # Errors
     /// Where the pool has no room (nothing has changed then), or the store has halted.
-    pub fn stage(self, requires: &[(DiskId, Sequence)]) -> Result<Staged<'a>, CatalogueError> {
+    pub async fn stage(
+        mut self,
+        requires: &[(DiskId, Sequence)],
+    ) -> Result<Staged<'a>, CatalogueError> {
         let disk0 = self.disk0;
         if self.dirty.is_empty() {
             return Ok(Staged { disk0, ticket: None });
         }
-        self.check_room(requires.len())?;
+        self.make_room(requires.len()).await?;
         let blocks: Vec<(VirtualBlock, &[u8; 4096])> = self
             .dirty
             .iter()
@@ -95,19 +109,28 @@ impl<'a> Commit<'a> {
         Ok(Staged { disk0, ticket: Some(ticket) })
     }
 
-    /// Whether `more` pages or requirements still fit besides what is there already. Who has to
-    /// change other state before staging asks first.
+    /// Sees to it that `more` pages or requirements fit besides what is there already. Who has to
+    /// change other state before staging asks first. Nobody is refused while a checkpoint of the
+    /// catalogue could make room.
     ///
     /// # Errors
     /// [`CatalogueError::Full`]; nothing has changed.
-    pub fn check_room(&self, more: usize) -> Result<(), CatalogueError> {
-        let pool = &self.disk0.pool;
+    pub async fn make_room(&mut self, more: usize) -> Result<(), CatalogueError> {
+        if self.has_room(more) {
+            return Ok(());
+        }
+        self.disk0.make_room(&mut self.guard).await?;
+        if self.has_room(more) {
+            return Ok(());
+        }
+        Err(CatalogueError::Full { total_bytes: self.disk0.pool.total() * 4096 })
+    }
+
+    fn has_room(&self, more: usize) -> bool {
         let entries = self.dirty.len() + more;
         let needed = u64::try_from(entries + entries / 128 + 4).unwrap_or(u64::MAX);
-        if pool.free_count() < needed.saturating_add(self.disk0.floor(self.need)) {
-            return Err(CatalogueError::Full { total_bytes: pool.total() * 4096 });
-        }
-        Ok(())
+        let floor = self.disk0.floor(self.need);
+        self.disk0.pool.free_count() >= needed.saturating_add(floor)
     }
 }
 

@@ -28,7 +28,7 @@ impl Engine {
         let disk = disk_row(&rows, name).await?.id;
         let Attachment { queues, read_only } = how;
         rows.put_attachment(&AttachmentRow { disk, queues, read_only }).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         Ok(())
     }
 
@@ -43,7 +43,7 @@ impl Engine {
         if !rows.remove_attachment(disk).await? {
             return Err(EngineError::NotAttached { disk: name.to_string() });
         }
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         Ok(())
     }
 

@@ -190,7 +190,7 @@ impl Engine {
     }
 
     async fn add_faults(&self, tally: &mut Tally) {
-        for (id, disk) in self.inner.disks.lock().await.iter() {
+        for (id, disk) in self.disks().iter() {
             if let Some(message) = disk.fault() {
                 let opening = lock(&self.inner.faults);
                 tally.report.findings.push(Finding {

@@ -47,7 +47,7 @@ impl Engine {
             put_new_disk(&mut commit, &beginning).await?;
             epoch = epoch.next();
         }
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         let mut infos = Vec::with_capacity(names.len());
         for name in names {
             infos.push(self.disk_info(name).await?);

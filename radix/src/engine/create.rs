@@ -51,7 +51,7 @@ impl Engine {
             created_unix: self.store().runtime.unix_seconds(),
         };
         put_new_disk(&mut commit, &beginning).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         self.disk_info(name).await
     }
 }

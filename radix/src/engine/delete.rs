@@ -180,7 +180,7 @@ impl Engine {
         row: &DiskRow,
     ) -> Result<(), EngineError> {
         let name = row.name.to_string();
-        let users = match self.inner.disks.lock().await.get(&row.id) {
+        let users = match self.disks().get(&row.id) {
             Some(disk) => disk.clients(),
             None => Vec::new(),
         };
@@ -210,7 +210,7 @@ impl Engine {
         for (_, version) in doomed {
             hide(&mut commit, version.id).await?;
         }
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         Ok(())
     }
 
@@ -224,10 +224,10 @@ impl Engine {
         rows.remove_chain(row.id).await?;
         rows.remove_attachment(row.id).await?;
         rows.put_disk(&DiskRow { deleting: true, ..row.clone() }).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         self.store().free_taken(&leftovers);
         disk.drop_extents().await?;
-        self.inner.disks.lock().await.remove(&row.id);
+        self.disks().remove(&row.id);
         super::lock(&self.inner.faults).remove(&row.id);
         self.hide_versions(row.id).await
     }
@@ -240,7 +240,7 @@ impl Engine {
             for version in page.iter().filter(|version| !version.hidden) {
                 hide(&mut commit, version.id).await?;
             }
-            commit.stage(&[])?.durable().await?;
+            commit.stage(&[]).await?.durable().await?;
             match page.last() {
                 Some(last) if page.len() == HIDE_AT_ONCE => from = last.epoch.next(),
                 _ => return Ok(()),

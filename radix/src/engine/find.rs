@@ -60,28 +60,29 @@ impl Engine {
     }
 
     pub(super) async fn disk_by_row(&self, row: &DiskRow) -> Result<Arc<Disk>, EngineError> {
-        let mut disks = self.inner.disks.lock().await;
-        if let Some(disk) = disks.get(&row.id) {
-            return Ok(Arc::clone(disk));
+        let found = self.living_disk(row.id).await?;
+        found.ok_or_else(|| EngineError::NoSuchDisk { name: row.name.to_string() })
+    }
+
+    /// The live head of a disk; `None` where it is deleted.
+    pub(super) async fn living_disk(&self, id: DiskId) -> Result<Option<Arc<Disk>>, EngineError> {
+        if let Some(disk) = self.disks().get(&id) {
+            return Ok(Some(Arc::clone(disk)));
         }
-        let head = {
-            let mut view = self.store().catalogue.read().await;
-            let rows = Rows::new(&mut view);
-            // The row given may be older than what another verb has done since.
-            let row = rows.get_disk(row.id).await?.ok_or(RowFault::MissingDisk(row.id))?;
-            rows.version(row.head).await?
+        // Until the disk is among the others no verb can commit, so none can miss it.
+        let mut view = self.store().catalogue.read().await;
+        let rows = Rows::new(&mut view);
+        let Some(row) = rows.get_disk(id).await?.filter(|row| !row.deleting) else {
+            return Ok(None);
         };
-        let disk = Disk::new(Arc::clone(self.store()), row, &head);
-        disks.insert(row.id, Arc::clone(&disk));
-        Ok(disk)
+        let head = rows.version(row.head).await?;
+        let new = || Disk::new(Arc::clone(self.store()), &row, &head);
+        Ok(Some(Arc::clone(self.disks().entry(id).or_insert_with(new))))
     }
 
     pub(super) async fn disk_by_id(&self, id: DiskId) -> Result<Arc<Disk>, EngineError> {
-        let row = {
-            let mut view = self.store().catalogue.read().await;
-            Rows::new(&mut view).get_disk(id).await?.ok_or(RowFault::MissingDisk(id))?
-        };
-        self.disk_by_row(&row).await
+        let found = self.living_disk(id).await?;
+        Ok(found.ok_or(CatalogueError::Row(RowFault::MissingDisk(id)))?)
     }
 
     /// Sees to it that a version has a tree of its own.

@@ -87,7 +87,8 @@ pub struct Engine {
 struct Inner {
     store: Arc<Store>,
     uuid: Uuid,
-    disks: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Disk>>>,
+    /// Whoever waits holds this no longer: it is locked under the catalogue's lock, too.
+    disks: Mutex<BTreeMap<DiskId, Arc<Disk>>>,
     /// Verbs that look first and commit later exclude each other; snapshots and I/O do not wait.
     verbs: tokio::sync::Mutex<()>,
     /// One version is reclaimed at a time, one step at a time.
@@ -118,6 +119,10 @@ impl Engine {
         &self.inner.store
     }
 
+    fn disks(&self) -> MutexGuard<'_, BTreeMap<DiskId, Arc<Disk>>> {
+        lock(&self.inner.disks)
+    }
+
     fn pins(&self) -> MutexGuard<'_, BTreeMap<VersionId, usize>> {
         self.inner.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,7 +150,7 @@ impl Engine {
         let start = counters.epoch_lease_end;
         counters.epoch_lease_end = end;
         rows.set_counters(counters).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         *lock(&self.inner.epochs) = Epochs { next: start, end };
         Ok(())
     }

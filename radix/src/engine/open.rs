@@ -8,6 +8,7 @@ use bough_blockstore::{
     BlockAddr, BlockCount, BlockRun, Device, DiskId, OneSync, Runtime, SUPERBLOCK_BLOCKS, Sequence,
     Superblock, SuperblockError, read_pair,
 };
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{Engine, EngineConfig, EngineError, Epochs, Inner, OpeningFault, lock};
@@ -93,6 +94,7 @@ impl Engine {
             config,
             backlog: Backlog::new(),
             overlays,
+            arrived: Notify::new(),
         });
         let engine = Self { inner: Arc::new(Inner::new(store, &superblock, counters)) };
         engine.recover_disks().await?;
@@ -111,7 +113,7 @@ impl Engine {
         self.inner.closing.store(true, Ordering::Release);
         self.store().backlog.close();
         let _verbs = self.inner.verbs.lock().await;
-        let disks: Vec<Arc<Disk>> = self.inner.disks.lock().await.values().cloned().collect();
+        let disks: Vec<Arc<Disk>> = self.disks().values().cloned().collect();
         let mut failure = None;
         for disk in disks {
             if disk.fault().is_none()
@@ -150,7 +152,7 @@ impl Engine {
         }
         let mut commit = store.catalogue.begin(disk0::Need::Release).await?;
         crate::disk::remove_extents(&mut commit, &unused).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         for run in unused {
             store.space().abandon(run.start).map_err(CatalogueError::from)?;
         }
@@ -227,7 +229,7 @@ impl Engine {
 
     /// Bounds the age of what is in a chain, so that sizes shown and recovery stay fresh.
     async fn checkpoint_dirty_disks(&self) {
-        let disks: Vec<Arc<Disk>> = self.inner.disks.lock().await.values().cloned().collect();
+        let disks: Vec<Arc<Disk>> = self.disks().values().cloned().collect();
         for disk in disks {
             if self.inner.closing.load(Ordering::Acquire) {
                 return;
@@ -241,7 +243,7 @@ impl Engine {
     /// Bounds the memory of all overlays together.
     async fn merge_largest_overlays(&self) {
         let mut disks: Vec<(usize, Arc<Disk>)> = {
-            let disks = self.inner.disks.lock().await;
+            let disks = self.disks();
             disks.values().map(|disk| (disk.overlay_entries(), Arc::clone(disk))).collect()
         };
         disks.sort_unstable_by_key(|(entries, _)| std::cmp::Reverse(*entries));
@@ -261,7 +263,7 @@ impl Inner {
         Self {
             store,
             uuid: Uuid::from_bytes(superblock.uuid),
-            disks: tokio::sync::Mutex::default(),
+            disks: Mutex::default(),
             verbs: tokio::sync::Mutex::new(()),
             reclaiming: tokio::sync::Mutex::new(()),
             epochs: Mutex::new(Epochs {

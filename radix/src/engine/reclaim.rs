@@ -3,14 +3,12 @@
 //! A step frees blocks and moves the cursor in one commit. The version that began from the victim
 //! may be a head that is being written to: its checkpoints and these steps exclude each other.
 
-use std::sync::Arc;
-
-use bough_blockstore::{DiskId, Epoch};
+use bough_blockstore::Epoch;
+use tokio::sync::oneshot;
 
 use super::delete::queue_reclaim;
 use super::{Engine, EngineError};
 use crate::catalogue::{ReclaimRow, RowFault, Rows, VersionId, VersionRow};
-use crate::disk::Disk;
 use crate::disk0::{Commit, Need as PoolNeed};
 use crate::node::Root;
 use crate::reclaim::{Reclaim, Step, reclaim_step};
@@ -52,27 +50,42 @@ impl Engine {
         }
     }
 
-    /// Reclaims everything that can be reclaimed now: for who wants to see the space at once.
+    /// Reclaims everything that can be reclaimed now and gives it back to the host, step by step:
+    /// for who wants to see the space at once. Interrupted, what is left is reclaimed whenever
+    /// the store is open.
     ///
     /// # Errors
     /// The first failure.
     pub async fn drain_reclaim(&self) -> Result<(), EngineError> {
-        while self.reclaim_once().await? {}
-        self.punch_holes().await;
-        Ok(())
+        while self.reclaim_once().await? {
+            self.punch_in_background().await?;
+        }
+        // What somebody else's last step freed.
+        self.punch_in_background().await
+    }
+
+    /// In a task of its own: a caller that goes away leaves no run half way.
+    async fn punch_in_background(&self) -> Result<(), EngineError> {
+        let (done, waiting) = oneshot::channel();
+        let engine = self.clone();
+        self.store().runtime.spawn(Box::pin(async move {
+            engine.punch_holes().await;
+            let _ = done.send(());
+        }));
+        waiting.await.map_err(|_| EngineError::Closed)
     }
 
     /// Gives long free runs back to the host. Only large ones: a block written again after that
     /// costs the host an allocation, and the next sync three times what it would.
-    pub(super) async fn punch_holes(&self) {
+    async fn punch_holes(&self) {
         loop {
-            let planned = self.store().space().plan_punch(PUNCH_BLOCKS);
-            let Some(run) = planned else { return };
-            let punched = self.store().device.discard(run).await;
-            self.store().space().release_run(run);
-            if let Err(error) = punched {
-                tracing::debug!(%error, "free space is not given back to the host");
-                return;
+            match self.store().punch(PUNCH_BLOCKS).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "free space is not given back to the host");
+                    return;
+                }
             }
         }
     }
@@ -82,6 +95,7 @@ impl Engine {
         let _one_at_a_time = self.inner.reclaiming.lock().await;
         let Some(chosen) = self.choose_victim().await? else { return Ok(false) };
         // The child's disk first, then the rows again: a checkpoint may have moved its root.
+        // Nobody writes to one that is deleted.
         let disk = match self.child_of(chosen).await? {
             Some(child) => self.living_disk(child.disk).await?,
             None => None,
@@ -162,18 +176,6 @@ impl Engine {
         Ok(Some(Victim { row, version, child }))
     }
 
-    /// The disk, unless it is deleted: then nobody writes to it, and its head may be gone.
-    async fn living_disk(&self, id: DiskId) -> Result<Option<Arc<Disk>>, EngineError> {
-        let row = {
-            let mut view = self.store().catalogue.read().await;
-            Rows::new(&mut view).get_disk(id).await?
-        };
-        match row.filter(|row| !row.deleting) {
-            Some(row) => Ok(Some(self.disk_by_row(&row).await?)),
-            None => Ok(None),
-        }
-    }
-
     /// The tree that holds a version's blocks: its own, or, while it is pending, its disk's.
     async fn committed_root(&self, version: &VersionRow) -> Result<Root, EngineError> {
         if !version.pending {
@@ -205,7 +207,7 @@ impl Engine {
         }
         let changes = BitChanges { set: Vec::new(), clear: step.freed };
         let pages = self.store().put_bits(&mut commit, &changes).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         self.store().bits_written(&pages);
         self.store().free_committed(&changes.clear);
         Ok(())

@@ -27,9 +27,9 @@ impl Engine {
                 return Err(EngineError::BadRename { from, to });
             }
         };
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         if let Some((id, name)) = renamed
-            && let Some(disk) = self.inner.disks.lock().await.get(&id)
+            && let Some(disk) = self.disks().get(&id)
         {
             disk.lock().name = name.clone();
         }

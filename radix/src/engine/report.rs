@@ -139,7 +139,7 @@ impl Engine {
             warnings.push("the catalogue is nearly full; run `bough grow`".to_owned());
         }
         warnings.extend(self.store().catalogue.fault().map(|fault| fault.to_string()));
-        for disk in self.inner.disks.lock().await.values() {
+        for disk in self.disks().values() {
             if let Some(fault) = disk.fault() {
                 warnings.push(format!("disk '{}' is not served: {fault}", disk.name()));
             }
@@ -167,7 +167,7 @@ impl Engine {
     async fn info_of(&self, rows: &View<'_, '_>, disk: &DiskRow) -> Result<DiskInfo, EngineError> {
         let head = rows.version(disk.head).await?;
         let attachment = rows.get_attachment(disk.id).await?;
-        let open = self.inner.disks.lock().await.get(&disk.id).cloned();
+        let open = self.disks().get(&disk.id).cloned();
         let fault = open.as_ref().and_then(|open| open.fault());
         Ok(DiskInfo {
             name: disk.name.to_string(),

@@ -62,7 +62,8 @@ impl Engine {
         let merged = match self.reheighted(&head, size_bytes, &mut sink).await {
             Ok(merged) => merged,
             Err(error) => {
-                sink.undo().await;
+                let promised = sink.undo().await;
+                self.store().space().settle(disk.id(), promised);
                 return Err(error);
             }
         };
@@ -107,7 +108,7 @@ impl Engine {
         })
         .await?;
         let pages = self.store().put_bits(&mut commit, &bits).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         self.store().bits_written(&pages);
         disk.lock().base = merged.root;
         self.store().free_committed(&bits.clear);

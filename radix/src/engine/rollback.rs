@@ -87,7 +87,7 @@ impl Engine {
         let row = rows.get_disk(disk.id).await?.unwrap_or_else(|| disk.clone());
         rows.put_disk(&DiskRow { head: new.id, ..row }).await?;
         queue_reclaim(&mut commit, old.id).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         Ok(new)
     }
 }

@@ -87,7 +87,7 @@ impl Engine {
             let mut commit = self.store().catalogue.begin(PoolNeed::Ordinary).await?;
             self.number_snapshots(&mut commit, &mut members, groups).await?;
             let count: usize = members.iter().map(|member| member.wanted.len()).sum();
-            commit.check_room(2 * count + 4 * members.len() + 16)?;
+            commit.make_room(2 * count + 4 * members.len() + 16).await?;
             if !cut_all(&mut members)? {
                 drop(commit);
                 for member in &members {
@@ -166,7 +166,7 @@ impl Engine {
             }
             self.put_snapshots(&mut commit, member).await?;
         }
-        commit.stage(&requires)?.durable().await?;
+        commit.stage(&requires).await?.durable().await?;
         Ok(())
     }
 
@@ -223,7 +223,7 @@ impl Engine {
         rows.put_version(&version).await?;
         disk.newest_sealed = self.newest_sealed(&rows, &disk).await?;
         rows.put_disk(&disk).await?;
-        commit.stage(&[])?.durable().await?;
+        commit.stage(&[]).await?.durable().await?;
         self.version_info(&name.clone().into()).await
     }
 

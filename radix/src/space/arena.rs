@@ -19,14 +19,20 @@ pub(super) const FIRST_GRANT: u64 = 16;
 #[derive(Debug)]
 pub(super) struct Arena {
     pub(super) free: RunSet,
+    /// Free blocks in extents that are granted and not open yet: as good as free.
+    pub(super) held: u64,
     /// Where the last take ended: the next one goes on there.
     cursor: u64,
     /// Where the extent ends that is being filled.
     fresh_end: u64,
     /// Where the disk's extents begin, in whatever phase.
     pub(super) extents: BTreeSet<u64>,
-    /// What was promised to the disk.
+    /// What was promised to the disk and has not been taken.
     pub(super) promised: u64,
+    /// What was promised to requests that have not ended...
+    pub(super) admitted: u64,
+    /// ...and what of that has been taken already.
+    pub(super) drawn: u64,
     /// How large its next extent is to be.
     pub(super) next_grant: u64,
 }
@@ -35,10 +41,13 @@ impl Default for Arena {
     fn default() -> Self {
         Self {
             free: RunSet::default(),
+            held: 0,
             cursor: 0,
             fresh_end: 0,
             extents: BTreeSet::new(),
             promised: 0,
+            admitted: 0,
+            drawn: 0,
             next_grant: FIRST_GRANT,
         }
     }
@@ -47,17 +56,22 @@ impl Default for Arena {
 impl Arena {
     /// Free blocks beyond what was promised.
     pub(super) fn spare(&self) -> u64 {
-        self.free.len().saturating_sub(self.promised)
+        (self.free.len() + self.held).saturating_sub(self.promised)
     }
 
     /// What is missing to meet the promises.
     pub(super) fn shortfall(&self) -> u64 {
-        self.promised.saturating_sub(self.free.len())
+        self.promised.saturating_sub(self.free.len() + self.held)
     }
 
     /// Whether there is nothing to remember.
     pub(super) fn is_unused(&self) -> bool {
-        self.extents.is_empty() && self.promised == 0
+        self.extents.is_empty() && self.promised == 0 && self.admitted == 0
+    }
+
+    /// What requests under way may still take.
+    pub(super) fn undrawn(&self) -> u64 {
+        self.admitted - self.drawn
     }
 
     /// Fills this extent from now on.
@@ -173,7 +187,6 @@ impl Space {
         self.arenas.get(&disk).map_or(0, |arena| arena.free.len())
     }
 
-    #[cfg(test)]
     /// Taken blocks that nobody reads or ever will: free at once.
     ///
     /// # Panics

@@ -28,6 +28,7 @@ impl Space {
             arenas: BTreeMap::new(),
             limbo: RunSet::default(),
             idle: RunSet::default(),
+            punching: RunSet::default(),
             sums: counts::Sums::default(),
             search: grant::Search::new(config.virgin_from.raw()),
         }

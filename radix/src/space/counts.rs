@@ -98,9 +98,8 @@ impl Space {
         }
     }
 
-    /// Promises `count` blocks to the disk: for writes about to be staged and for the nodes that
-    /// their checkpoint may need. To be called before staging, and undone by
-    /// [`Space::settle`] when the blocks have been taken or turned out not to be needed.
+    /// Promises `count` blocks to the disk. Undone by [`Space::settle`], block by block as they
+    /// are taken, or when they turn out not to be needed.
     pub fn promise(&mut self, disk: DiskId, need: Need, count: u64) -> Result<(), Full> {
         let available = self.available(disk, need);
         if count > available {

@@ -39,7 +39,7 @@ pub(super) enum Phase {
 pub enum Which {
     /// Those of no more use: nothing free, nothing taken.
     Spent,
-    /// All: the disk's chain has ended.
+    /// All from which nothing is taken: the disk's chain has ended, and nobody else takes any.
     All,
 }
 
@@ -87,7 +87,10 @@ impl Space {
         let extent = Extent { end: range.end, disk, taken: 0, held: free, phase: Phase::Held };
         self.extents.insert(start, extent);
         self.sums.held += free;
-        self.change_arena(disk, |arena| arena.extents.insert(start));
+        self.change_arena(disk, |arena| {
+            arena.held += free;
+            arena.extents.insert(start)
+        });
     }
 
     /// Opens a registered or granted extent, whose row is durable. `taken` are blocks in it that
@@ -153,10 +156,11 @@ impl Space {
     }
 
     fn set_held(&mut self, start: u64, held: u64) {
-        if let Some(extent) = self.extents.get_mut(&start) {
-            self.sums.held = self.sums.held - extent.held + held;
-            extent.held = held;
-        }
+        let Some(extent) = self.extents.get_mut(&start) else { return };
+        let before = std::mem::replace(&mut extent.held, held);
+        let disk = extent.disk;
+        self.sums.held = self.sums.held - before + held;
+        self.change_arena(disk, |arena| arena.held = arena.held - before + held);
     }
 
     pub(super) fn add_held(&mut self, start: u64, count: u64) {
@@ -170,16 +174,16 @@ impl Space {
         starts.map(|start| run_from(*start, self.extents[start].end)).collect()
     }
 
-    /// Closes the disk's extents that have neither free nor taken blocks left (all of a disk's
-    /// extents with [`Which::All`]); returns all closed ones that can be dropped now, nothing
-    /// being taken from them: the caller removes their rows in its next commit and then calls
-    /// [`Space::drop_extents`]. Extents granted but not adopted are left alone.
+    /// The disk's extents that can be dropped, nothing being taken from them: the caller removes
+    /// their rows in its next commit and then calls [`Space::drop_extents`]. Spent ones are closed
+    /// right now; of others, what is free stays the disk's until then, so that no promise is
+    /// without cover meanwhile. Extents granted but not adopted are left alone.
     pub fn close(&mut self, disk: DiskId, which: Which) -> Vec<BlockRun> {
         for run in self.extents_of(disk) {
             let range = run.start.raw()..run.end();
             let extent = &self.extents[&range.start];
             let empty = extent.taken == 0 && !self.arena_has(disk, range.clone());
-            if extent.phase == Phase::Open && (which == Which::All || empty) {
+            if which == Which::Spent && extent.phase == Phase::Open && empty {
                 self.close_one(disk, range);
             }
         }
@@ -187,7 +191,7 @@ impl Space {
             self.change_arena(disk, |arena| arena.next_grant = super::arena::FIRST_GRANT);
         }
         let mut droppable = self.extents_of(disk);
-        droppable.retain(|run| self.extents[&run.start.raw()].droppable());
+        droppable.retain(|run| self.extents[&run.start.raw()].droppable(which));
         droppable
     }
 
@@ -220,11 +224,11 @@ impl Space {
         }
     }
 
-    /// Drops closed extents whose rows are gone; what is free in them is free for all.
+    /// Drops extents whose rows are gone; what is free in them is free for all.
     pub fn drop_extents(&mut self, extents: &[BlockRun]) -> Result<(), SpaceFault> {
         for run in extents {
             let extent = self.extents.get(&run.start.raw());
-            let extent = extent.filter(|e| e.phase == Phase::Closed && e.end == run.end());
+            let extent = extent.filter(|e| e.phase != Phase::Held && e.end == run.end());
             let extent = extent.ok_or(SpaceFault::NoExtent(run.start))?;
             if extent.taken > 0 {
                 let (disk, count) = (extent.disk, extent.taken);
@@ -240,6 +244,7 @@ impl Space {
     }
 
     fn drop_one(&mut self, range: Range<u64>, disk: DiskId) {
+        self.close_one(disk, range.clone());
         let free: Vec<_> = self.idle.within(range.clone()).collect();
         for run in free {
             self.idle.remove(run.clone());
@@ -286,8 +291,12 @@ impl Space {
 }
 
 impl Extent {
-    fn droppable(&self) -> bool {
-        self.phase == Phase::Closed && self.taken == 0
+    fn droppable(&self, which: Which) -> bool {
+        let phase = match which {
+            Which::Spent => self.phase == Phase::Closed,
+            Which::All => self.phase != Phase::Held,
+        };
+        phase && self.taken == 0
     }
 }
 

@@ -35,6 +35,9 @@ pub enum Grant {
     Extent(BlockRun),
     /// Load these bitmap pages, then ask again.
     Load(Vec<VirtualBlock>),
+    /// What there is is on its way: being given back to the host, or granted to this disk and
+    /// not adopted yet. Ask again when that has ended.
+    Wait,
     /// There is no room for this need.
     Full(Full),
 }
@@ -87,11 +90,17 @@ impl Search {
     /// Blocks that nobody holds any more became free for all.
     pub(super) fn note_freed(&mut self, range: Range<u64>) {
         self.punchable.extend(indexes_of(range.clone()));
-        self.note_punched(range);
+        self.note_free(range);
     }
 
-    /// Blocks became free for all after they were given back to the host.
+    /// Blocks that were given back to the host can be granted again.
     pub(super) fn note_punched(&mut self, range: Range<u64>) {
+        self.punched.insert(range.clone());
+        self.note_free(range);
+    }
+
+    /// These blocks are worth a search.
+    fn note_free(&mut self, range: Range<u64>) {
         for index in indexes_of(range.clone()) {
             if self.unknown.contains(&index) || self.dense.contains(&index) {
                 continue;
@@ -130,7 +139,11 @@ impl Space {
     /// 64 KiB at first, doubling to 64 MiB; recycled blocks before virgin ones.
     pub fn plan_grant(&mut self, disk: DiskId, want: u64, need: Need) -> Grant {
         let room = self.grantable(disk, need);
-        let full = Grant::Full(Full { wanted: want, available: room });
+        let full = if self.arenas.get(&disk).is_some_and(|arena| arena.held > 0) {
+            Grant::Wait
+        } else {
+            Grant::Full(Full { wanted: want, available: room })
+        };
         if room < want.max(1) {
             return full;
         }
@@ -141,7 +154,8 @@ impl Space {
         let found = found.or_else(|| self.worth_searching().then(|| self.from_unknown(wish))?);
         let found = found.or_else(|| self.from_virgin(wish));
         let found = found.or_else(|| self.from_unknown(wish));
-        found.or_else(|| self.from_sparse(wish)).unwrap_or(full)
+        let nothing = if self.punching.len() > 0 { Grant::Wait } else { full };
+        found.or_else(|| self.from_sparse(wish)).unwrap_or(nothing)
     }
 
     /// Free blocks above `virgin_from`.
@@ -215,7 +229,8 @@ impl Space {
     }
 
     /// The page's free runs that belong to nobody; one group for each stretch between extents
-    /// (and reserved blocks), since an extent may span used blocks but not another extent.
+    /// (and whatever else is not to be granted), since an extent may span used blocks but not
+    /// another extent.
     pub(super) fn ungranted_runs(&mut self, index: u64) -> Vec<Vec<Range<u64>>> {
         let own = blocks_of(index);
         let own = own.start..own.end.min(self.virgin_from.min(self.total)).max(own.start);
@@ -229,13 +244,15 @@ impl Space {
         groups
     }
 
-    /// Extents and reserved runs in `range`, ascending and cut to it.
+    /// Extents, reserved runs and what is being given back to the host in `range`, ascending and
+    /// cut to it.
     fn barriers(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let first = self.extent_at(range.start).map_or(range.start, |(start, _)| start);
         let extents = self.extents.range(first..range.end.max(first));
         let cut =
             extents.map(|(start, extent)| (*start).max(range.start)..extent.end.min(range.end));
-        let mut all: Vec<_> = cut.chain(self.reserved.within(range.clone())).collect();
+        let others = self.reserved.within(range.clone()).chain(self.punching.within(range.clone()));
+        let mut all: Vec<_> = cut.chain(others).collect();
         all.sort_unstable_by_key(|barrier| barrier.start);
         all
     }

@@ -18,6 +18,7 @@
 //! ```
 //! Invariant: no block is ever handed to two takers, and none that is set, taken or in limbo to any.
 
+mod admission;
 mod arena;
 mod bitmap;
 mod bits;
@@ -40,10 +41,12 @@ use bitmap::Bitmap;
 use extents::Extent;
 use runs::RunSet;
 
+pub use admission::Room;
 pub use bitmap::{CATALOGUE_BLOCKS, bitmap_page_of};
 pub use counts::{Floors, Full, Need};
 pub use extents::Which;
 pub use grant::Grant;
+pub use punch::Punch;
 
 /// What the allocator starts from.
 #[derive(Clone, Debug)]
@@ -74,6 +77,8 @@ pub struct Space {
     limbo: RunSet,
     /// Free blocks of closed extents, waiting for their extent to be dropped.
     idle: RunSet,
+    /// Free blocks that are being given back to the host, and cannot be granted meanwhile.
+    punching: RunSet,
     sums: counts::Sums,
     search: grant::Search,
 }

@@ -1,31 +1,42 @@
 //! Choosing what to give back to the host: long free runs, once each.
+//!
+//! A run that is being given back is free all the while: it counts as free, so that nobody is
+//! refused for it. Only granting it has to wait until the host is done.
 
-use bough_blockstore::{BlockAddr, BlockRun};
+use bough_blockstore::{BlockAddr, BlockRun, VirtualBlock};
 
 use super::Space;
 use super::runs::without;
 
+/// What to give back next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Punch {
+    /// This run: it is not granted until [`Space::end_punch`], after the discard.
+    Run(BlockRun),
+    /// Load these bitmap pages, then ask again.
+    Load(Vec<VirtualBlock>),
+    /// Nothing.
+    Nothing,
+}
+
 impl Space {
-    /// Chooses a run of at least `least` free, ungranted blocks that were freed since they were
-    /// last given back to the host: it is in limbo until [`Space::release_run`], after the
-    /// discard. Looks only at loaded bitmap pages: blocks freed lately are told of by those.
-    pub fn plan_punch(&mut self, least: u64) -> Option<BlockRun> {
+    /// Chooses a run of at least `least` free, ungranted blocks of a page where some were freed
+    /// since it was last looked at.
+    pub fn plan_punch(&mut self, least: u64) -> Punch {
         while let Some(index) = self.search.punchable.first().copied() {
+            if !self.bitmap.has(index) {
+                return Punch::Load(self.missing([index]));
+            }
             if let Some(run) = self.punchable_run(index, least) {
-                let range = run.start.raw()..run.end();
-                self.limbo.insert(range.clone());
-                self.search.punched.insert(range);
-                return Some(run);
+                self.punching.insert(run.start.raw()..run.end());
+                return Punch::Run(run);
             }
             self.search.punchable.remove(&index);
         }
-        None
+        Punch::Nothing
     }
 
     fn punchable_run(&mut self, index: u64, least: u64) -> Option<BlockRun> {
-        if !self.bitmap.has(index) {
-            return None;
-        }
         let free = self.ungranted_runs(index).into_iter().flatten();
         let punched = &self.search.punched;
         let mut fresh = free.flat_map(|run| without(run.clone(), punched.within(run)));
@@ -33,9 +44,11 @@ impl Space {
         Some(BlockRun { start: BlockAddr::of(range.start), count: range.end - range.start })
     }
 
-    /// A run from [`Space::plan_punch`] is free again.
-    pub fn release_run(&mut self, run: BlockRun) {
-        self.limbo.remove(run.start.raw()..run.end());
-        self.search.note_punched(run.start.raw()..run.end());
+    /// The host has taken a run from [`Space::plan_punch`], or would not have it: it can be
+    /// granted again.
+    pub fn end_punch(&mut self, run: BlockRun) {
+        let range = run.start.raw()..run.end();
+        self.punching.remove(range.clone());
+        self.search.note_punched(range);
     }
 }

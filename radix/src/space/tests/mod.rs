@@ -44,6 +44,7 @@ fn grant(space: &mut Space, disk: DiskId, want: u64) -> Option<BlockRun> {
         }
         Grant::Full(_) => None,
         Grant::Load(pages) => panic!("{pages:?} are loaded"),
+        Grant::Wait => panic!("nothing is being punched"),
     }
 }
 
@@ -220,6 +221,41 @@ fn a_promise_is_kept_whatever_others_want() {
 }
 
 #[test]
+fn what_a_request_has_drawn_is_not_promised_any_more() {
+    let mut space = fresh(10 + 100, NO_FLOORS);
+    let room = Room { blocks: 30, nodes: 10 };
+    space.admit(DISK, Need::Data, room).unwrap();
+    space.admit(DISK, Need::Data, room).unwrap();
+    space.promise(OTHER, Need::Data, 20).unwrap();
+    assert_eq!(space.available(OTHER, Need::Data), 0);
+    let run = grant(&mut space, DISK, 35).unwrap();
+    assert!(run.count >= 35);
+    assert_eq!(space.draw(DISK, None, 35).unwrap().len(), 1);
+    assert_eq!(space.counts().promised, 45 + 20);
+    assert_eq!(space.available(OTHER, Need::Data), 0, "drawing changes nothing for others");
+    space.dismiss(DISK, 30);
+    assert_eq!(space.counts().promised, 45 + 20);
+    space.dismiss(DISK, 30);
+    assert_eq!(space.counts().promised, 20 + 20, "the nodes of both are left");
+    assert_eq!(space.available(OTHER, Need::Data), 25);
+    assert_eq!(space.draw(DISK, None, 30), None, "so much is not to be had without breaking");
+}
+
+#[test]
+fn dropping_extents_leaves_no_promise_without_cover() {
+    let mut space = fresh(10 + 100, NO_FLOORS);
+    grant(&mut space, DISK, 90).unwrap();
+    space.promise(DISK, Need::Data, 90).unwrap();
+    space.promise(OTHER, Need::Data, 10).unwrap();
+    let extents = space.close(DISK, Which::All);
+    assert!(matches!(space.plan_grant(OTHER, 10, Need::Data), Grant::Extent(_)));
+    assert_eq!(space.plan_grant(OTHER, 1, Need::Data), Grant::Wait, "it is on its way");
+    space.drop_extents(&extents).unwrap();
+    assert_eq!(space.available(OTHER, Need::Data), 0);
+    assert_eq!(take(&mut space, DISK, 90).len(), 90);
+}
+
+#[test]
 fn a_disks_own_free_blocks_count_for_its_promises() {
     let mut space = fresh(10 + 1000, NO_FLOORS);
     while grant(&mut space, DISK, 1).is_some() {}
@@ -235,13 +271,41 @@ fn long_free_runs_are_punched_once() {
     let blocks = take(&mut space, DISK, 5000);
     finish(&mut space, DISK, &blocks);
     free(&mut space, &blocks[1000..4000]);
-    let punch = space.plan_punch(2048).unwrap();
-    assert_eq!(punch, run(blocks[1000].raw(), 3000));
-    assert_eq!(space.plan_punch(1), None, "while it is punched it is nobody's");
-    space.release_run(punch);
-    assert_eq!(space.plan_punch(1), None, "it was punched already");
+    let long = run(blocks[1000].raw(), 3000);
+    assert_eq!(space.plan_punch(2048), Punch::Run(long));
+    assert_eq!(space.plan_punch(1), Punch::Nothing, "it is being punched already");
+    space.end_punch(long);
+    assert_eq!(space.plan_punch(1), Punch::Nothing, "it was punched already");
     free(&mut space, &blocks[4000..4100]);
-    assert_eq!(space.plan_punch(1), Some(run(blocks[4000].raw(), 100)));
+    assert_eq!(space.plan_punch(1), Punch::Run(run(blocks[4000].raw(), 100)));
+}
+
+#[test]
+fn pages_that_were_forgotten_are_loaded_to_be_punched() {
+    let mut space = fresh(30_000, NO_FLOORS);
+    let blocks = take(&mut space, DISK, 500);
+    finish(&mut space, DISK, &blocks);
+    let page = VirtualBlock::of(BITMAP_BASE);
+    space.commit_bits(&[], &blocks).unwrap();
+    space.written(&[page, page]);
+    space.release(&blocks);
+    space.trim(0);
+    assert_eq!(space.plan_punch(1), Punch::Load(vec![page]));
+}
+
+#[test]
+fn what_is_being_punched_is_free_and_is_waited_for() {
+    let mut space = fresh(10 + 1000, NO_FLOORS);
+    while grant(&mut space, DISK, 1).is_some() {}
+    let blocks = take(&mut space, DISK, 1000);
+    finish(&mut space, DISK, &blocks);
+    free(&mut space, &blocks);
+    assert_eq!(space.plan_punch(256), Punch::Run(run(10, 1000)));
+    assert_eq!(space.counts().free, 1000);
+    space.promise(DISK, Need::Data, 1000).unwrap();
+    assert_eq!(space.plan_grant(DISK, 1000, Need::Data), Grant::Wait);
+    space.end_punch(run(10, 1000));
+    assert_eq!(take(&mut space, DISK, 1000).len(), 1000);
 }
 
 #[test]

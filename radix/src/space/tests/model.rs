@@ -27,7 +27,8 @@ enum Op {
     Release(Pick),
     Close { disk: u32, which: Which, drop: bool },
     AbandonGrant { disk: u32 },
-    Punch(u64),
+    BeginPunch(u64),
+    EndPunch,
     Trim,
     Restart { chain: Pick },
 }
@@ -59,7 +60,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (disk(), which, any::<bool>())
             .prop_map(|(disk, which, drop)| Op::Close { disk, which, drop }),
         1 => disk().prop_map(|disk| Op::AbandonGrant { disk }),
-        1 => (1_u64..50).prop_map(Op::Punch),
+        2 => (1_u64..50).prop_map(Op::BeginPunch),
+        1 => Just(Op::EndPunch),
         1 => Just(Op::Trim),
         1 => pick().prop_map(|chain| Op::Restart { chain }),
     ]
@@ -72,6 +74,8 @@ struct World {
     states: Vec<State>,
     /// Extent rows, and whether blocks may be taken from them.
     extents: BTreeMap<u64, (BlockRun, DiskId, bool)>,
+    /// What is being given back to the host, the oldest first.
+    punching: Vec<BlockRun>,
     /// The bitmap as the catalogue has it.
     pages: BTreeMap<u64, Page>,
 }
@@ -89,6 +93,7 @@ impl World {
             config,
             states: (0..total).map(state).collect(),
             extents: BTreeMap::new(),
+            punching: Vec::new(),
             pages: BTreeMap::new(),
         }
     }
@@ -140,8 +145,13 @@ impl World {
                 }
                 Grant::Extent(run) => {
                     assert!(self.clear_within(run) > 0, "{run:?} has nothing to take");
+                    let apart = |punch: &BlockRun| {
+                        punch.end() <= run.start.raw() || run.end() <= punch.start.raw()
+                    };
+                    assert!(self.punching.iter().all(apart), "{run:?} is being punched");
                     return Some(run);
                 }
+                Grant::Wait => self.end_punch(),
                 Grant::Full(full) => {
                     assert_eq!(full.available, self.ungranted(), "free blocks are not found");
                     assert!(full.available < want);
@@ -207,8 +217,11 @@ impl World {
         let droppable = self.space.close(disk, which);
         let all: Vec<u64> = self.space.extents_of(disk).iter().map(|r| r.start.raw()).collect();
         for start in all {
-            let closed = which == Which::All || droppable.iter().any(|r| r.start.raw() == start);
-            if closed && let Some(extent) = self.extents.get_mut(&start) {
+            let closed = droppable.iter().any(|r| r.start.raw() == start);
+            if which == Which::Spent
+                && closed
+                && let Some(extent) = self.extents.get_mut(&start)
+            {
                 extent.2 = false;
             }
         }
@@ -224,15 +237,26 @@ impl World {
         }
     }
 
-    fn punch(&mut self, least: u64) {
-        if let Some(punch) = self.space.plan_punch(least) {
-            assert!(punch.count >= least);
-            assert_eq!(self.clear_within(punch), punch.count, "{punch:?} is not free");
-            assert!(
-                punch.blocks().all(|b| self.extent_of(usize::try_from(b.raw()).unwrap()).is_none())
-            );
-            self.space.release_run(punch);
+    fn begin_punch(&mut self, least: u64) {
+        loop {
+            match self.space.plan_punch(least) {
+                Punch::Load(pages) => self.load(&pages),
+                Punch::Nothing => return,
+                Punch::Run(punch) => {
+                    assert!(punch.count >= least);
+                    assert_eq!(self.clear_within(punch), punch.count, "{punch:?} is not free");
+                    let owner = |b: BlockAddr| self.extent_of(usize::try_from(b.raw()).unwrap());
+                    assert!(punch.blocks().all(|block| owner(block).is_none()));
+                    self.punching.push(punch);
+                    return;
+                }
+            }
         }
+    }
+
+    fn end_punch(&mut self) {
+        let oldest = self.punching.remove(0);
+        self.space.end_punch(oldest);
     }
 
     /// The process dies: what is not committed is gone, but for the chain blocks that recovery
@@ -244,6 +268,7 @@ impl World {
             ..self.config.clone()
         };
         self.space = Space::new(config);
+        self.punching.clear();
         let disks: Vec<DiskId> = (1..4).map(DiskId).collect();
         let found: Vec<Vec<BlockAddr>> =
             disks.iter().map(|disk| self.picked(State::Taken(*disk), chain)).collect();
@@ -287,7 +312,9 @@ impl World {
             }
             Op::Close { disk, which, drop } => self.close(DiskId(*disk), *which, *drop),
             Op::AbandonGrant { disk } => self.abandon_grant(DiskId(*disk)),
-            Op::Punch(least) => self.punch(*least),
+            Op::BeginPunch(least) => self.begin_punch(*least),
+            Op::EndPunch if self.punching.is_empty() => {}
+            Op::EndPunch => self.end_punch(),
             Op::Trim => self.space.trim(0),
             Op::Restart { chain } => self.restart(chain),
         }
