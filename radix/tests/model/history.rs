@@ -23,6 +23,8 @@ const LIVES_MAX: u64 = 40;
 pub struct Summary {
     pub ops: u64,
     pub crashes: u64,
+    /// One if a write was refused because the store, not its host, was full.
+    pub full: u64,
     pub mix: BTreeMap<&'static str, u64>,
 }
 
@@ -68,6 +70,8 @@ pub fn run_with(seed: u64, meddle: impl Fn(&mut Shape)) -> Summary {
     }
     history.end(image);
     history.summary.mix = std::mem::take(&mut history.world.borrow_mut().mix);
+    let refused = history.summary.mix.contains_key("refused: no space");
+    history.summary.full = u64::from(refused && history.shape.trouble == Trouble::FullStore);
     std::mem::take(&mut history.summary)
 }
 
