@@ -195,14 +195,32 @@ impl OpenStore {
         metadata.file_type().is_file().then(|| metadata.blocks() * 512)
     }
 
+    /// Frees what was deleted and gives it back to the host, now: for a process that ends too soon
+    /// for that to happen by itself. Interrupted, it goes on whenever the store is open.
+    pub async fn free_deleted(&self) -> Result<(), StoreError> {
+        let engine = self.engine.clone();
+        let freed = self.reactors.run(move || async move { engine.drain_reclaim().await }).await?;
+        freed.map_err(|source| self.engine_error(source))
+    }
+
+    /// Bytes that disks and snapshots use.
+    pub async fn used_bytes(&self) -> Result<u64, StoreError> {
+        let engine = self.engine.clone();
+        let status = self.reactors.run(move || async move { engine.status().await }).await?;
+        Ok(status.map_err(|source| self.engine_error(source))?.used_bytes)
+    }
+
+    fn engine_error(&self, source: EngineError) -> StoreError {
+        StoreError::Engine { folder: self.folder.path().to_owned(), source }
+    }
+
     /// Checkpoints and ends all I/O. The store is free for others once this value, or the process, has
     /// gone.
     pub async fn close(&self) -> Result<(), StoreError> {
         let engine = self.engine.clone();
         let closed = self.reactors.run(move || async move { engine.close().await }).await?;
         self.reactors.stop();
-        let folder = self.folder.path().to_owned();
-        closed.map_err(|source| StoreError::Engine { folder, source })
+        closed.map_err(|source| self.engine_error(source))
     }
 }
 

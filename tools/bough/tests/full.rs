@@ -34,7 +34,6 @@ fn a_full_store_refuses_writes_keeps_what_it_has_and_recovers_by_deletes() {
 }
 
 #[test]
-#[ignore = "a store opened only for a moment ends before its reclaimer has punched holes"]
 fn deleting_gives_space_back_to_the_host() {
     let rig = Rig::new();
     write_noise(&rig, "noise", 64 << 20);
@@ -46,10 +45,5 @@ fn deleting_gives_space_back_to_the_host() {
     };
     assert!(kept(&rig) > 64 << 20);
     rig.ok(&["delete", "web"]);
-    // The reclaimer works whenever the store is open.
-    let mut rounds = 0;
-    while kept(&rig) > 48 << 20 {
-        rounds += 1;
-        assert!(rounds < 200, "{} bytes are still kept", kept(&rig));
-    }
+    assert!(kept(&rig) < 48 << 20, "{} bytes are still kept", kept(&rig));
 }

@@ -39,6 +39,15 @@ impl Backend {
         matches!(self, Self::Remote(_))
     }
 
+    /// Sees to it that what was deleted, about `bytes`, is given back to the host. A server does
+    /// that by itself.
+    pub async fn free_deleted(&self, bytes: u64) -> Result<(), CommandError> {
+        match self {
+            Self::Remote(_) => Ok(()),
+            Self::Local(local) => local.free_deleted(bytes).await,
+        }
+    }
+
     /// Ends it; what was opened here is closed cleanly.
     pub async fn close(self) -> Result<(), CommandError> {
         match self {

@@ -21,5 +21,8 @@ pub async fn run(args: Delete, session: &mut Session) -> Result<ExitCode, Failur
         let released = output.size(report.released_bytes);
         deleted.chain([format!("{release} {released}")]).collect()
     })?;
+    if !dry_run {
+        session.backend.free_deleted(report.released_bytes).await?;
+    }
     Ok(ExitCode::SUCCESS)
 }

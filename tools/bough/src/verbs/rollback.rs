@@ -21,5 +21,8 @@ pub async fn run(args: Rollback, session: &mut Session) -> Result<ExitCode, Fail
             format!("rolled {} back to {}; dropped {dropped}", done.disk, done.snapshot)
         }
     })?;
+    if !args.dry_run {
+        session.backend.free_deleted(done.dropped_bytes).await?;
+    }
     Ok(ExitCode::SUCCESS)
 }
