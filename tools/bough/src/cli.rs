@@ -417,7 +417,8 @@ Examples:
   bough resize data 400G
   bough resize --shrink data 100G     what lies beyond is lost, for ever
 
-A running guest sees the new size at once. Snapshots keep theirs.")]
+A running guest sees a larger size at once; a disk is made smaller only while nobody is connected
+to it. Snapshots keep their size.")]
 pub struct Resize {
     /// The disk
     pub disk: DiskName,
