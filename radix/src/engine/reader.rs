@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bough_blockstore::{BLOCK_BYTES_U64, BlockCount, to_u64};
 
+use super::diff::kind_of;
 use super::find::version_row;
 use super::{Engine, EngineError};
 use crate::catalogue::{Rows, VersionId, VersionRow};
@@ -12,7 +13,7 @@ use crate::error::DiskError;
 use crate::info::{Extent, ExtentKind};
 use crate::lookup::lookup_range;
 use crate::names::VersionName;
-use crate::node::Root;
+use crate::node::{Entry, Root};
 
 /// Blocks looked up at a time.
 const LOOK_BLOCKS: u64 = 4096;
@@ -151,14 +152,20 @@ impl Reader {
                 .await
                 .map_err(|source| EngineError::Tree { version: self.name.clone(), source })?;
             for mapping in mappings {
-                let kind =
-                    if mapping.entry.is_hole() { ExtentKind::Zero } else { ExtentKind::Data };
-                joiner.add(mapping.range, kind);
+                joiner.add(mapping.range, kind_of(mapping.entry));
             }
             from = upto;
         }
         joiner.finish();
         Ok(())
+    }
+
+    /// What the tree has for one block.
+    pub(super) async fn entry(&self, block: u64) -> Result<Entry, EngineError> {
+        let found = lookup_range(&self.engine.store().cache, self.root, block..block + 1)
+            .await
+            .map_err(|source| EngineError::Tree { version: self.name.clone(), source })?;
+        Ok(found.first().map_or(Entry::HOLE, |mapping| mapping.entry))
     }
 
     pub(super) fn name(&self) -> &str {
