@@ -413,8 +413,10 @@ impl<D: BlockDisk> Ring<D> {
         if let Some(file) = &state.error {
             eventfd::signal(file);
         }
+        // Where memory was cut short we read zeros, which make no sense: that is the cause then.
+        let vanished = state.memory_vanished();
         drop(state);
-        self.fault.report(error);
+        self.fault.report(if vanished { VhostError::MemoryVanished } else { error });
     }
 
     fn ring_error(&self, error: virtio_queue::Error) -> VhostError {
