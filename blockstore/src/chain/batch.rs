@@ -55,8 +55,8 @@ impl Batch {
         Self::would_fit(self.entries.len() + entries, self.data_blocks() + data_blocks, config)
     }
 
-    /// Copies a block in, by `fill`, which writes all of it, and checksums the copy: what the caller's memory does
-    /// afterwards no longer matters.
+    /// Copies a block in, by `fill`, which writes all of it, and checksums the copy: what the
+    /// caller's memory does afterwards no longer matters.
     pub fn push_block(
         &mut self,
         vba: VirtualBlock,
