@@ -11,64 +11,92 @@ use crate::info::{Extent, ExtentKind};
 use crate::names::VersionName;
 use crate::node::Entry;
 
+/// The most that one batch compares, and so the most extents that it holds.
+const BATCH: usize = 1024;
+
+/// A comparison under way: the ranges in which the second version differs from the first, with
+/// what the second has there, ascending and coalesced.
+///
+/// It goes on only while somebody asks for more, and keeps one batch, however much differs. Neither
+/// version can go away before it does.
+pub struct Differences {
+    before: Reader,
+    after: Reader,
+    /// What has not been compared yet.
+    blocks: VirtualRange,
+    /// The block that one version ends in the middle of.
+    cut: Option<u64>,
+    joiner: Joiner,
+}
+
 impl Engine {
-    /// Visits, ascending and coalesced, the ranges in which `b` differs from `a`, with what `b`
-    /// has there; what lies beyond the end of `b` is zeros. Blocks that were written with the
-    /// same bytes again count as different. Takes time proportional to the difference.
+    /// Compares `b` with `a`; what lies beyond the end of `b` is zeros. Blocks that were written
+    /// with the same bytes again count as different. Takes time proportional to the difference.
     ///
     /// # Errors
-    /// Where there is no such version, or a tree cannot be read.
-    pub async fn diff(
-        &self,
-        a: &VersionName,
-        b: &VersionName,
-        visit: &mut dyn FnMut(Extent),
-    ) -> Result<(), EngineError> {
+    /// Where there is no such version, or it cannot be written down.
+    pub async fn diff(&self, a: &VersionName, b: &VersionName) -> Result<Differences, EngineError> {
         let (before, after) = (self.reader(a).await?, self.reader(b).await?);
         let size_bytes = before.size_bytes().max(after.size_bytes());
-        let mut joiner = Joiner::new(size_bytes, visit);
-        let all = 0..BlockCount::covering(size_bytes).0;
-        match cut_block(before.size_bytes(), after.size_bytes()) {
-            None => self.compare(&before, &after, all, &mut joiner).await?,
-            Some(cut) => {
-                self.compare(&before, &after, all.start..cut, &mut joiner).await?;
-                self.compare_cut(&before, &after, cut, &mut joiner).await?;
-                self.compare(&before, &after, cut + 1..all.end, &mut joiner).await?;
-            }
+        Ok(Differences {
+            blocks: 0..BlockCount::covering(size_bytes).0,
+            cut: cut_block(before.size_bytes(), after.size_bytes()),
+            joiner: Joiner::new(size_bytes),
+            before,
+            after,
+        })
+    }
+}
+
+impl Differences {
+    /// Goes on by one batch, which may be empty; none once everything has been told.
+    ///
+    /// # Errors
+    /// Where a tree cannot be read.
+    pub async fn next(&mut self) -> Result<Option<Vec<Extent>>, EngineError> {
+        let VirtualRange { start, end } = self.blocks;
+        if start == end {
+            return Ok(self.joiner.close().map(|last| vec![last]));
         }
-        joiner.finish();
-        Ok(())
+        let batch = match self.cut {
+            Some(cut) if cut == start => self.compare_cut(cut).await?,
+            Some(cut) if cut > start => self.compare(start..cut).await?,
+            _ => self.compare(start..end).await?,
+        };
+        Ok(Some(batch))
     }
 
-    async fn compare(
-        &self,
-        before: &Reader,
-        after: &Reader,
-        blocks: VirtualRange,
-        joiner: &mut Joiner<'_>,
-    ) -> Result<(), EngineError> {
-        let compared = diff(&self.store().cache, before.root, after.root, blocks, |difference| {
-            joiner.add(difference.range, kind_of(difference.after));
-            ControlFlow::Continue(())
+    async fn compare(&mut self, blocks: VirtualRange) -> Result<Vec<Extent>, EngineError> {
+        let Self { before, after, joiner, .. } = self;
+        let (mut batch, mut left, mut reached) = (Vec::new(), BATCH, blocks.end);
+        let cache = &after.engine.store().cache;
+        let compared = diff(cache, before.root, after.root, blocks, |difference| {
+            left -= 1;
+            let end = difference.range.end;
+            batch.extend(joiner.add(difference.range, kind_of(difference.after)));
+            if left > 0 {
+                return ControlFlow::Continue(());
+            }
+            reached = end;
+            ControlFlow::Break(())
         })
         .await;
-        let version = format!("{} and {}", before.name(), after.name());
-        compared.map_err(|source| EngineError::Tree { version, source })
+        compared.map_err(|source| {
+            let version = format!("{} and {}", before.name(), after.name());
+            EngineError::Tree { version, source }
+        })?;
+        self.blocks.start = reached;
+        Ok(batch)
     }
 
     /// Even with one pointer in both, the block reads differently beyond the smaller one's end.
-    async fn compare_cut(
-        &self,
-        before: &Reader,
-        after: &Reader,
-        block: u64,
-        joiner: &mut Joiner<'_>,
-    ) -> Result<(), EngineError> {
-        let (old, new) = (before.entry(block).await?, after.entry(block).await?);
-        if !(old.is_hole() && new.is_hole()) {
-            joiner.add(block..block + 1, kind_of(new));
+    async fn compare_cut(&mut self, block: u64) -> Result<Vec<Extent>, EngineError> {
+        let (old, new) = (self.before.entry(block).await?, self.after.entry(block).await?);
+        self.blocks.start = block + 1;
+        if old.is_hole() && new.is_hole() {
+            return Ok(Vec::new());
         }
-        Ok(())
+        Ok(self.joiner.add(block..block + 1, kind_of(new)).into_iter().collect())
     }
 }
 

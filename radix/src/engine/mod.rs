@@ -36,6 +36,7 @@ use crate::disk0::{CatalogueError, Need as PoolNeed};
 use crate::store::Store;
 
 pub use delete::DeleteOptions;
+pub use diff::Differences;
 pub use error::EngineError;
 pub use reader::Reader;
 pub use scrub::{Progress, ScrubOptions};

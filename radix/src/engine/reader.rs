@@ -20,7 +20,7 @@ const LOOK_BLOCKS: u64 = 4096;
 
 /// A version to read from; it cannot go away meanwhile.
 pub struct Reader {
-    engine: Engine,
+    pub(super) engine: Engine,
     version: VersionId,
     name: String,
     pub(super) root: Root,
@@ -142,7 +142,7 @@ impl Reader {
         visit: &mut dyn FnMut(Extent),
     ) -> Result<(), EngineError> {
         let end_bytes = range.end.min(self.size_bytes);
-        let mut joiner = Joiner::new(end_bytes, visit);
+        let mut joiner = Joiner::new(end_bytes);
         let end = BlockCount::covering(end_bytes).0;
         let mut from = range.start / BLOCK_BYTES_U64;
         while from < end {
@@ -152,11 +152,11 @@ impl Reader {
                 .await
                 .map_err(|source| EngineError::Tree { version: self.name.clone(), source })?;
             for mapping in mappings {
-                joiner.add(mapping.range, kind_of(mapping.entry));
+                joiner.add(mapping.range, kind_of(mapping.entry)).into_iter().for_each(&mut *visit);
             }
             from = upto;
         }
-        joiner.finish();
+        joiner.close().into_iter().for_each(visit);
         Ok(())
     }
 
@@ -180,40 +180,37 @@ impl Drop for Reader {
 }
 
 /// Joins neighbouring ranges of one kind, in bytes cut to a size.
-pub(super) struct Joiner<'a> {
+pub(super) struct Joiner {
     size_bytes: u64,
-    open: Option<(u64, u64, ExtentKind)>,
-    visit: &'a mut dyn FnMut(Extent),
+    open: Option<(Range<u64>, ExtentKind)>,
 }
 
-impl<'a> Joiner<'a> {
-    pub fn new(size_bytes: u64, visit: &'a mut dyn FnMut(Extent)) -> Self {
-        Self { size_bytes, open: None, visit }
+impl Joiner {
+    pub fn new(size_bytes: u64) -> Self {
+        Self { size_bytes, open: None }
     }
 
-    /// The next range of blocks, ascending.
-    pub fn add(&mut self, blocks: Range<u64>, kind: ExtentKind) {
+    /// Takes the next range of blocks, ascending; returns the extent that it does not continue.
+    pub fn add(&mut self, blocks: Range<u64>, kind: ExtentKind) -> Option<Extent> {
         match &mut self.open {
-            Some((_, end, open)) if *open == kind && *end == blocks.start => *end = blocks.end,
+            Some((open, of_kind)) if *of_kind == kind && open.end == blocks.start => {
+                open.end = blocks.end;
+                None
+            }
             _ => {
-                self.flush();
-                self.open = Some((blocks.start, blocks.end, kind));
+                let before = self.close();
+                self.open = Some((blocks, kind));
+                before
             }
         }
     }
 
-    pub fn finish(mut self) {
-        self.flush();
-    }
-
-    fn flush(&mut self) {
-        if let Some((start, end, kind)) = self.open.take() {
-            let start_bytes = start * BLOCK_BYTES_U64;
-            let end_bytes = (end * BLOCK_BYTES_U64).min(self.size_bytes);
-            if start_bytes < end_bytes {
-                let length_bytes = end_bytes - start_bytes;
-                (self.visit)(Extent { start_bytes, length_bytes, kind });
-            }
-        }
+    /// The extent that nothing will continue.
+    pub fn close(&mut self) -> Option<Extent> {
+        let (blocks, kind) = self.open.take()?;
+        let start_bytes = blocks.start * BLOCK_BYTES_U64;
+        let end_bytes = (blocks.end * BLOCK_BYTES_U64).min(self.size_bytes);
+        let length_bytes = end_bytes.checked_sub(start_bytes).filter(|length| *length > 0)?;
+        Some(Extent { start_bytes, length_bytes, kind })
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use bough_blockstore::sim::SimRng;
-use bough_radix::{ErrorKind, Extent, ExtentKind, VersionName};
+use bough_radix::{Engine, EngineError, ErrorKind, Extent, ExtentKind, VersionName};
 
 use crate::content::Stamp;
 use crate::io::Life;
@@ -140,11 +140,10 @@ impl Life {
             let mut world = self.world.borrow_mut();
             (world.disk(a.0).version_of(a.1), world.disk(b.0).version_of(b.1))
         };
-        let mut extents: Vec<Extent> = Vec::new();
-        let done = self.engine.diff(&name_a, &name_b, &mut |extent| extents.push(extent)).await;
-        if let Err(error) = done {
-            return self.excuse("diff", error.kind(), &error).await;
-        }
+        let extents = match differences(&self.engine, &name_a, &name_b).await {
+            Ok(extents) => extents,
+            Err(error) => return self.excuse("diff", error.kind(), &error).await,
+        };
         let (before, after) = (self.known(a), self.known(b));
         check_difference(&before, &after, &extents)
             .unwrap_or_else(|wrong| panic!("diff {name_a} {name_b}: {wrong}: {extents:?}"));
@@ -182,6 +181,18 @@ impl Life {
             self.excuse("look", error.kind(), &error).await;
         }
     }
+}
+
+async fn differences(
+    engine: &Engine,
+    a: &VersionName,
+    b: &VersionName,
+) -> Result<Vec<Extent>, EngineError> {
+    let (mut differences, mut extents) = (engine.diff(a, b).await?, Vec::new());
+    while let Some(batch) = differences.next().await? {
+        extents.extend(batch);
+    }
+    Ok(extents)
 }
 
 fn check_difference(before: &[Stamp], after: &[Stamp], extents: &[Extent]) -> Result<(), String> {

@@ -17,6 +17,7 @@ use super::context::Control;
 use super::error::ApiError;
 use super::extract::Place;
 use super::frames::{FRAME_MAX_BYTES, FRAMES_MEDIA_TYPE, Frame, SIZE_HEADER};
+use super::stream::Gone;
 
 /// How far ahead the map of data and holes is looked up.
 const WINDOW_BYTES: u64 = 1 << 30;
@@ -60,9 +61,6 @@ fn body(
     let pieces = frames.flat_map(|frame| stream::iter(frame.encode()));
     pieces.filter(|piece| std::future::ready(!piece.is_empty())).map(Ok)
 }
-
-/// The receiver has gone: nobody wants the rest.
-struct Gone;
 
 async fn send_all(reader: &Reader, frames: &mpsc::Sender<Frame>) {
     let size_bytes = reader.size_bytes();

@@ -63,13 +63,13 @@ pub async fn scrub(
     Body(request): Body<Scrub>,
 ) -> Result<Response, ApiError> {
     let options = ScrubOptions { bytes_per_second: request.bytes_per_second };
-    Ok(events(&control, move |engine, mut sender: EventSender<ScrubEvent>| async move {
+    Ok(events(&control, move |engine, sender: EventSender<ScrubEvent>| async move {
         let mut told_bytes = 0;
         let mut tell = |progress: Progress| {
             let Progress { done_bytes, total_bytes } = progress;
             if done_bytes >= told_bytes + total_bytes / 100 {
                 told_bytes = done_bytes;
-                sender.push(ScrubEvent::Progress { done_bytes, total_bytes });
+                sender.offer(ScrubEvent::Progress { done_bytes, total_bytes });
             }
         };
         let report = engine.scrub(options, &mut tell).await;
@@ -77,6 +77,6 @@ pub async fn scrub(
             Ok(report) => ScrubEvent::Report(report),
             Err(error) => ScrubEvent::Error(ApiError::from(error).detail()),
         };
-        sender.push(end);
+        let _ = sender.send(end).await;
     }))
 }

@@ -6,19 +6,18 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use bough_blockstore::to_u64;
 use bough_radix::{
-    DeleteOptions, DeleteReport, DiskDetail, RollbackReport, TreeNode, VersionInfo, VersionName,
+    DeleteOptions, DeleteReport, DiskDetail, Engine, EngineError, RollbackReport, TreeNode,
+    VersionInfo, VersionName,
 };
 
 use super::attach;
 use super::context::Control;
 use super::error::ApiError;
 use super::extract::{Body, Params, Place};
-use super::stream::{EventSender, events};
+use super::stream::{EventSender, Gone, events};
 use super::wire::{Delete, DiffEvent, DiffQuery, RollBack, SetSealed, TakeSnapshots};
-
-/// Extents that travel in one line.
-const DIFF_BATCH: usize = 4096;
 
 pub async fn tree(State(control): State<Arc<Control>>) -> Result<Json<Vec<TreeNode>>, ApiError> {
     control.run(move |engine| async move { engine.tree().await }).await.map(Json)
@@ -74,27 +73,35 @@ pub async fn delete(
     attach::deleted(&control, deletion).await.map(Json)
 }
 
-/// The answer is a line of JSON every [`DIFF_BATCH`] extents, so that neither side holds it whole.
+/// The answer is a line of JSON for every batch, so that neither side holds it whole.
 pub async fn diff(
     State(control): State<Arc<Control>>,
     Params(query): Params<DiffQuery>,
 ) -> Result<Response, ApiError> {
-    Ok(events(&control, move |engine, mut sender: EventSender<DiffEvent>| async move {
-        let (mut batch, mut extent_count) = (Vec::new(), 0);
-        let mut visit = |extent| {
-            batch.push(extent);
-            extent_count += 1;
-            if batch.len() == DIFF_BATCH {
-                sender.push(DiffEvent::Extents(std::mem::take(&mut batch)));
-            }
-        };
-        let walked = engine.diff(&query.from, &query.to, &mut visit).await;
-        if !batch.is_empty() {
-            sender.push(DiffEvent::Extents(batch));
-        }
-        sender.push(match walked {
-            Ok(()) => DiffEvent::Done { extent_count },
+    Ok(events(&control, move |engine, sender: EventSender<DiffEvent>| async move {
+        let end = match tell_differences(&engine, &query, &sender).await {
+            Ok(Ok(extent_count)) => DiffEvent::Done { extent_count },
+            Ok(Err(Gone)) => return,
             Err(error) => DiffEvent::Error(ApiError::from(error).detail()),
-        });
+        };
+        let _ = sender.send(end).await;
     }))
+}
+
+/// Returns how many extents there were.
+async fn tell_differences(
+    engine: &Engine,
+    query: &DiffQuery,
+    sender: &EventSender<DiffEvent>,
+) -> Result<Result<u64, Gone>, EngineError> {
+    let mut differences = engine.diff(&query.from, &query.to).await?;
+    let mut extent_count = 0;
+    while let Some(batch) = differences.next().await? {
+        extent_count += to_u64(batch.len());
+        // An empty one too: a walk that finds little to tell of learns so that its client has gone.
+        if sender.send(DiffEvent::Extents(batch)).await.is_err() {
+            return Ok(Err(Gone));
+        }
+    }
+    Ok(Ok(extent_count))
 }

@@ -2,8 +2,8 @@
 
 mod rig;
 
-use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 
 use rig::{Rig, write_sample};
@@ -222,4 +222,32 @@ fn logs_are_json_where_json_is_wanted() {
     for line in log.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }
+}
+
+/// Every second block has data.
+fn write_stripes(rig: &Rig, name: &str, stripes: u64) {
+    let file = std::fs::File::create(rig.path(name)).unwrap();
+    file.set_len(stripes * 8192).unwrap();
+    for stripe in 0..stripes {
+        file.write_all_at(&[7; 4096], stripe * 8192).unwrap();
+    }
+}
+
+#[test]
+fn a_comparison_waits_for_a_client_that_does_not_read_and_ends_with_it() {
+    let rig = Rig::in_mode(true);
+    // More to tell than all the buffers on the way hold.
+    write_stripes(&rig, "stripes", 20 << 10);
+    rig.ok(&["create", "empty", "160M"]);
+    rig.ok(&["import", &rig.text("stripes"), "full"]);
+    rig.ok(&["snapshot", "full@one"]);
+    let mut client = UnixStream::connect(rig.control_socket()).unwrap();
+    client.write_all(b"GET /v1/diff?from=empty&to=full@one HTTP/1.1\r\nHost: b\r\n\r\n").unwrap();
+    client.read_exact(&mut [0; 1024]).unwrap();
+    let busy = rig.fails(&["delete", "full@one"]);
+    assert!(busy.contains("a reader (an export or a comparison)"), "{busy}");
+    drop(client);
+    // It ends with the next line that it cannot send.
+    while rig.bough(&["delete", "full@one"]).code != 0 {}
+    assert_eq!(rig.json(&["diff", "empty", "full"]).as_array().unwrap().len(), 20 << 10);
 }
