@@ -1,7 +1,7 @@
 //! Debian packages that tests and demo need: found missing by their programs, installed by apt.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -28,15 +28,12 @@ pub const GUESTS: &[Package] = &[
     package("util-linux", "setpriv"),
 ];
 
-/// What the other tests need: a second opinion on image formats, a C compiler for crates.
-pub const TESTS: &[Package] = &[package("qemu-utils", "qemu-img"), package("gcc", "cc")];
+/// What the other tests need: a second opinion on image formats.
+pub const TESTS: &[Package] = &[package("qemu-utils", "qemu-img")];
 
 /// What the benchmark's peer needs.
-pub const BENCH: &[Package] = &[
-    package("qemu-utils", "qemu-img"),
-    package("qemu-system-common", "qemu-storage-daemon"),
-    package("gcc", "cc"),
-];
+pub const BENCH: &[Package] =
+    &[package("qemu-utils", "qemu-img"), package("qemu-system-common", "qemu-storage-daemon")];
 
 /// Installs what is missing.
 pub fn install(wanted: &[Package]) -> Result<()> {
@@ -78,6 +75,8 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     let status = Command::new("apt-get")
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
+        // A line for every package unpacked; what goes wrong comes the other way.
+        .stdout(Stdio::null())
         .status()
         .context("cannot run apt-get: this needs Debian 12, as root")?;
     if status.success() {
