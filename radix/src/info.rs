@@ -120,7 +120,8 @@ pub struct StoreStatus {
 /// What `delete` did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteReport {
-    /// Everything deleted, by name.
+    /// Everything deleted, by name: disks, clones before what they were cloned from, each after its
+    /// snapshots.
     pub deleted: Vec<String>,
     /// Data that no other version holds.
     pub released_bytes: u64,

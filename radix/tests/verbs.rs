@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bough_blockstore::sim::{CrashKind, Sim};
 use bough_blockstore::{BlockCount, Device, Runtime};
 use bough_radix::{
-    DeleteOptions, Disk, DiskName, Engine, EngineConfig, EngineError, Piece, SnapshotName,
-    VersionName,
+    DeleteOptions, DeleteReport, Disk, DiskName, Engine, EngineConfig, EngineError, Piece,
+    SnapshotName, VersionName,
 };
 
 const MIB: u64 = 1 << 20;
@@ -165,5 +165,137 @@ fn a_disk_cut_short_reads_zeros_when_it_grows_again() {
         assert!(read[6144..].iter().all(|b| *b == 0));
         assert_clean(&engine).await;
         engine.close().await.unwrap();
+    });
+}
+
+const RECURSIVE: DeleteOptions = DeleteOptions { recursive: true, dry_run: false };
+
+/// `web` with two snapshots and a clone of the first, `data`, and `other` with one: all but
+/// `other` have something in their logs.
+async fn family(sim: &Sim) -> Engine {
+    let (engine, web) = new_store(sim).await;
+    for name in ["data", "other"] {
+        engine.create_disk(&disk_name(name), MIB).await.unwrap();
+    }
+    fill(&web, 0, 65536, 1).await;
+    engine.snapshot(&["web@one", "other@kept"].map(snap_name)).await.unwrap();
+    fill(&web, 0, 65536, 2).await;
+    engine.snapshot(&["web@two", "other@gone"].map(snap_name)).await.unwrap();
+    engine.clone_disks(&version("web@one"), &[disk_name("copy")]).await.unwrap();
+    for name in ["web", "copy", "data"] {
+        fill(&engine.disk(&disk_name(name)).await.unwrap(), 0, 16384, 3).await;
+    }
+    engine
+}
+
+async fn delete_family(engine: &Engine) -> DeleteReport {
+    let names = ["data", "other@gone", "web"].map(version);
+    engine.delete(&names, RECURSIVE).await.unwrap()
+}
+
+/// Everything that has a name.
+async fn names(engine: &Engine) -> Vec<String> {
+    let mut names = Vec::new();
+    for disk in engine.list().await.unwrap() {
+        let detail = engine.show(&version(&disk.name)).await.unwrap();
+        names.push(disk.name);
+        names.extend(detail.snapshots.into_iter().map(|snapshot| snapshot.name));
+    }
+    names.sort();
+    names
+}
+
+#[test]
+fn a_delete_tells_everything_that_goes_and_takes_nothing_else() {
+    let sim = Sim::new(6);
+    sim.run(async {
+        let engine = family(&sim).await;
+        let report = delete_family(&engine).await;
+        assert_eq!(report.deleted, ["other@gone", "data", "copy", "web@one", "web@two", "web"]);
+        assert_eq!(names(&engine).await, ["other", "other@kept"]);
+        engine.drain_reclaim().await.unwrap();
+        assert_eq!(engine.status().await.unwrap().snapshot_count, 1);
+        assert_clean(&engine).await;
+        engine.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_snapshot_named_beside_its_disk_goes_once() {
+    let sim = Sim::new(7);
+    sim.run(async {
+        let engine = family(&sim).await;
+        let alone = [version("web")];
+        let dry_run = DeleteOptions { dry_run: true, ..RECURSIVE };
+        let expected = engine.delete(&alone, dry_run).await.unwrap();
+        let both = ["web@two", "web"].map(version);
+        assert_eq!(engine.delete(&both, RECURSIVE).await.unwrap(), expected);
+        assert_eq!(names(&engine).await, ["data", "other", "other@gone", "other@kept"]);
+        engine.drain_reclaim().await.unwrap();
+        assert_clean(&engine).await;
+    });
+}
+
+#[test]
+fn a_delete_of_several_is_all_or_nothing_wherever_it_is_cut_off() {
+    for kind in [CrashKind::Kill, CrashKind::PowerCut] {
+        let mut outcomes = [0, 0];
+        for events in 1.. {
+            let sim = Sim::new(events);
+            let (engine, before) = sim.run(async {
+                let engine = family(&sim).await;
+                let before = names(&engine).await;
+                (engine, before)
+            });
+            sim.stop_after(events);
+            let done = sim.run_until_stop(delete_family(&engine)).is_ok();
+            sim.never_stop();
+            drop(engine);
+            let device: Arc<dyn Device> = sim.open_device(sim.crash(kind));
+            sim.run(async {
+                let engine = open(&sim, device).await;
+                let after = names(&engine).await;
+                let gone = after == ["other", "other@kept"];
+                assert!(gone || after == before, "cut off after {events} events: {after:?}");
+                assert!(gone || !done, "an answered delete is undone");
+                outcomes[usize::from(gone)] += 1;
+                engine.drain_reclaim().await.unwrap();
+                assert_clean(&engine).await;
+            });
+            if done {
+                break;
+            }
+        }
+        assert!(outcomes.iter().all(|count| *count > 0), "{kind:?}: {outcomes:?}");
+    }
+}
+
+#[test]
+fn what_is_too_much_for_one_commit_is_refused_whole_and_a_disk_never_is() {
+    let sim = Sim::new(8);
+    sim.run(async {
+        let (engine, _) = new_store(&sim).await;
+        let mut made = Vec::new();
+        loop {
+            let first = made.len();
+            let more: Vec<_> =
+                (0..5).map(|n| snap_name(&format!("web@{:060}", first + n))).collect();
+            match engine.snapshot(&more).await {
+                Ok(_) => made.extend(more),
+                Err(error) if error.is_no_space() => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let all: Vec<VersionName> = made.into_iter().map(Into::into).collect();
+        let before = names(&engine).await;
+        let refused = engine.delete(&all, DeleteOptions::default()).await;
+        assert!(matches!(refused, Err(EngineError::TooMuchAtOnce)), "of {}", all.len());
+        assert_eq!(names(&engine).await, before);
+        engine.delete(&all[..20], DeleteOptions::default()).await.unwrap();
+        let report = engine.delete(&[version("web")], RECURSIVE).await.unwrap();
+        assert_eq!(report.deleted.len(), all.len() - 20 + 1);
+        engine.drain_reclaim().await.unwrap();
+        assert_eq!(engine.status().await.unwrap().snapshot_count, 0);
+        assert_clean(&engine).await;
     });
 }

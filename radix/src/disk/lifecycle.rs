@@ -191,7 +191,7 @@ impl Disk {
 
     /// Ends the disk: nobody writes to it any more, and nothing of its chain is needed once its
     /// row is gone. Gives every block that no tree holds, to be freed after that.
-    pub(crate) async fn end(self: &Arc<Self>) -> Result<Vec<BlockAddr>, DiskError> {
+    pub(crate) async fn end(self: &Arc<Self>) -> Vec<BlockAddr> {
         let _maintenance = self.maintenance.lock().await;
         let chain = {
             let mut state = self.lock();
@@ -201,7 +201,7 @@ impl Disk {
             }
         };
         self.changed.notify_waiters();
-        let Some(chain) = chain else { return Ok(Vec::new()) };
+        let Some(chain) = chain else { return Vec::new() };
         chain.stop().await;
         let mut state = self.lock();
         let mut blocks: BTreeSet<BlockAddr> = state.active.addresses().collect();
@@ -215,7 +215,7 @@ impl Disk {
         self.store.overlays.changed(active + frozen, 0);
         drop(state);
         self.store.space().settle(self.id, promised);
-        Ok(blocks.into_iter().collect())
+        blocks.into_iter().collect()
     }
 
     /// What its overlay costs: entries that a checkpoint would merge.

@@ -17,6 +17,8 @@ pub enum Need {
     Ordinary,
     /// Deletes, reclaim, checkpoints: what makes room.
     Release,
+    /// What [`Need::Release`] had room for a moment ago, when it was built to find that out.
+    TriedOut,
 }
 
 /// A change being built. Nothing of it exists for anybody else until it is staged; dropping it
@@ -72,6 +74,7 @@ impl Disk0 {
         match need {
             Need::Ordinary => self.pool.total() / 4,
             Need::Release => self.pool.total() / 8,
+            Need::TriedOut => self.pool.total() / 16,
         }
     }
 }
@@ -126,7 +129,13 @@ impl<'a> Commit<'a> {
         Err(CatalogueError::Full { total_bytes: self.disk0.pool.total() * 4096 })
     }
 
-    fn has_room(&self, more: usize) -> bool {
+    /// Whether anything was changed.
+    pub fn is_changed(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Whether `more` pages or requirements fit besides what is there already, as things are.
+    pub fn has_room(&self, more: usize) -> bool {
         let entries = self.dirty.len() + more;
         let needed = u64::try_from(entries + entries / 128 + 4).unwrap_or(u64::MAX);
         let floor = self.disk0.floor(self.need);

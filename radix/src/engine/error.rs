@@ -180,6 +180,12 @@ pub enum EngineError {
         /// The number given.
         queues: u16,
     },
+    /// A deletion of so much that the catalogue has no room to note it in one commit.
+    #[error(
+        "the catalogue has no room to delete so much at once, and nothing was deleted; \
+         name fewer disks and snapshots, or run `bough grow`"
+    )]
+    TooMuchAtOnce,
     /// The engine was closed.
     #[error("the store is being closed")]
     Closed,
@@ -218,7 +224,7 @@ impl EngineError {
             | Self::HasSnapshots { .. }
             | Self::WouldShrink { .. }
             | Self::StoreWouldShrink { .. } => ErrorKind::Refused,
-            Self::StoreFull => ErrorKind::Full,
+            Self::StoreFull | Self::TooMuchAtOnce => ErrorKind::Full,
             Self::Closed => ErrorKind::Faulted,
             Self::LostRecords { .. } | Self::Tree { .. } | Self::Node(_) | Self::Root(_) => {
                 ErrorKind::Corrupt

@@ -9,12 +9,16 @@ mod clone;
 mod create;
 mod delete;
 mod diff;
+mod doomed;
 mod error;
 mod find;
 mod grow;
+mod hide;
 mod open;
 mod reader;
 mod reclaim;
+#[cfg(test)]
+mod reclaim_tests;
 mod rename;
 mod report;
 mod resize;
@@ -93,7 +97,7 @@ struct Inner {
     /// Verbs that look first and commit later exclude each other; snapshots and I/O do not wait.
     verbs: tokio::sync::Mutex<()>,
     /// One version is reclaimed at a time, one step at a time.
-    reclaiming: tokio::sync::Mutex<()>,
+    reclaiming: tokio::sync::Mutex<reclaim::Begun>,
     epochs: Mutex<Epochs>,
     /// Versions that somebody is reading.
     pins: Mutex<BTreeMap<VersionId, usize>>,

@@ -11,6 +11,7 @@ use bough_blockstore::{
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::reclaim::Begun;
 use super::{Engine, EngineConfig, EngineError, Epochs, Inner, OpeningFault, lock};
 use crate::backlog::Backlog;
 use crate::btree::Counters;
@@ -265,7 +266,7 @@ impl Inner {
             uuid: Uuid::from_bytes(superblock.uuid),
             disks: Mutex::default(),
             verbs: tokio::sync::Mutex::new(()),
-            reclaiming: tokio::sync::Mutex::new(()),
+            reclaiming: tokio::sync::Mutex::new(Begun::Unknown),
             epochs: Mutex::new(Epochs {
                 next: counters.epoch_lease_end,
                 end: counters.epoch_lease_end,

@@ -6,7 +6,7 @@
 use bough_blockstore::Epoch;
 use tokio::sync::oneshot;
 
-use super::delete::queue_reclaim;
+use super::hide::queue_reclaim;
 use super::{Engine, EngineError};
 use crate::catalogue::{ReclaimRow, RowFault, Rows, VersionId, VersionRow};
 use crate::disk0::{Commit, Need as PoolNeed};
@@ -20,6 +20,15 @@ const STEP_BLOCKS: u64 = 8192;
 const PAGE_ROWS: usize = 64;
 /// The shortest run worth giving back to the host: 1 MiB.
 const PUNCH_BLOCKS: u64 = 256;
+
+/// What the reclaimer has begun and not finished, of which there is one version at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Begun {
+    /// Not asked since the store was opened.
+    Unknown,
+    Nothing,
+    Version(VersionId),
+}
 
 /// Somebody to reclaim, and who began from it.
 struct Victim {
@@ -91,9 +100,16 @@ impl Engine {
     }
 
     /// One step; `false` where there is nothing to do.
-    async fn reclaim_once(&self) -> Result<bool, EngineError> {
-        let _one_at_a_time = self.inner.reclaiming.lock().await;
-        let Some(chosen) = self.choose_victim().await? else { return Ok(false) };
+    pub(super) async fn reclaim_once(&self) -> Result<bool, EngineError> {
+        let mut begun = self.inner.reclaiming.lock().await;
+        if *begun == Begun::Unknown {
+            *begun = self.find_begun().await?;
+        }
+        let chosen = match *begun {
+            Begun::Version(version) => Some(version),
+            _ => self.first_unread().await?,
+        };
+        let Some(chosen) = chosen else { return Ok(false) };
         // The child's disk first, then the rows again: a checkpoint may have moved its root.
         // Nobody writes to one that is deleted.
         let disk = match self.child_of(chosen).await? {
@@ -104,7 +120,10 @@ impl Engine {
             Some(disk) => Some(disk.maintenance.lock().await),
             None => None,
         };
-        let Some(victim) = self.victim(chosen).await? else { return Ok(true) };
+        let Some(victim) = self.victim(chosen).await? else {
+            *begun = Begun::Nothing;
+            return Ok(true);
+        };
         let child_root = match &victim.child {
             Some(child) => Some(self.committed_root(child).await?),
             None => None,
@@ -125,35 +144,47 @@ impl Engine {
         for lost in &step.unreadable {
             tracing::error!(position = %lost.position, error = %lost.error, "blocks of a deleted version leak");
         }
+        let unfinished = step.next.is_some();
         self.commit_step(&victim, step).await?;
+        *begun = if unfinished { Begun::Version(chosen) } else { Begun::Nothing };
         Ok(true)
     }
 
-    /// The one that has been begun, or the first that nobody reads.
-    async fn choose_victim(&self) -> Result<Option<VersionId>, EngineError> {
+    /// What an earlier life has begun: looked for among all that is deleted, once.
+    async fn find_begun(&self) -> Result<Begun, EngineError> {
         let mut view = self.store().catalogue.read().await;
         let rows = Rows::new(&mut view);
-        let (mut from, mut first) = (VersionId(0), None);
+        let mut from = VersionId(0);
+        loop {
+            let page = rows.list_reclaims(from, PAGE_ROWS).await?;
+            if let Some(begun) = page.iter().find(|row| row.cursor > 0) {
+                return Ok(Begun::Version(begun.version));
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE_ROWS => from = VersionId(last.version.0 + 1),
+                _ => return Ok(Begun::Nothing),
+            }
+        }
+    }
+
+    /// The first that nobody reads: found at once, but for readers' own snapshots.
+    async fn first_unread(&self) -> Result<Option<VersionId>, EngineError> {
+        let mut view = self.store().catalogue.read().await;
+        let rows = Rows::new(&mut view);
+        let mut from = VersionId(0);
         loop {
             let page = rows.list_reclaims(from, PAGE_ROWS).await?;
             for row in &page {
-                if row.cursor > 0 {
-                    return Ok(Some(row.version));
-                }
-                if first.is_some() || self.pins().contains_key(&row.version) {
-                    continue;
-                }
                 // A reader's own snapshot may not have a tree yet; a later checkpoint gives it one.
-                if !rows.version(row.version).await?.pending {
-                    first = Some(row.version);
+                if !self.pins().contains_key(&row.version)
+                    && !rows.version(row.version).await?.pending
+                {
+                    return Ok(Some(row.version));
                 }
             }
             match page.last() {
-                // At most one has been begun, and it was the first when it was: it is early.
-                Some(last) if page.len() == PAGE_ROWS && first.is_none() => {
-                    from = VersionId(last.version.0 + 1);
-                }
-                _ => return Ok(first),
+                Some(last) if page.len() == PAGE_ROWS => from = VersionId(last.version.0 + 1),
+                _ => return Ok(None),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Rolling a disk back: its head begins anew from one of its snapshots.
 
-use super::delete::queue_reclaim;
 use super::find::snapshot_row;
+use super::hide::queue_reclaim;
 use super::{Engine, EngineError, bytes_of};
 use crate::catalogue::{DiskRow, Rows, VersionKind, VersionRow};
 use crate::disk::Mode;

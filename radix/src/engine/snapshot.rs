@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use bough_blockstore::{Chain, ChainFault, DiskId, Epoch, Sequence};
 
-use super::delete::queue_reclaim;
 use super::find::{disk_row, snapshot_row};
+use super::hide::queue_reclaim;
 use super::{Engine, EngineError};
 use crate::catalogue::{Rows, VersionId, VersionKind, VersionRow};
 use crate::disk::{Disk, Pending, Slot};

@@ -83,20 +83,7 @@ impl Life {
                 assert!(there == 0 || there == names.len(), "half of the clones {names:?}");
                 assert!(there > 0 || !answered, "the clones {names:?} are gone");
             }
-            Verb::DeleteDisks { candidates, recursive } => {
-                self.settle_delete(&candidates, recursive, found);
-            }
-            Verb::DeleteSnaps { disk, snaps } => {
-                let mut world = self.world.borrow_mut();
-                let disk = world.disk(disk);
-                let labels = labels_of(found, &disk.name);
-                let left = snaps.iter().filter(|snap| labels.contains(&disk.snaps[*snap].label));
-                let left = left.count();
-                assert!(left == 0 || left == snaps.len(), "half of a delete happened");
-                if left == 0 {
-                    disk.snaps.retain(|key, _| !snaps.contains(key));
-                }
-            }
+            Verb::Delete(deletion) => deletion.settle(&mut self.world.borrow_mut(), found),
             Verb::RenameDisk { disk, to } => {
                 if found.contains_key(&to) {
                     self.world.borrow_mut().disk(disk).name = to;
@@ -149,27 +136,6 @@ impl Life {
                 let mut world = self.world.borrow_mut();
                 let log = &mut world.disk(*key).log;
                 log.flushed = log.flushed.max(asked);
-            }
-        }
-    }
-
-    /// Disks go one by one, what was cloned before what it was cloned from.
-    fn settle_delete(
-        &self,
-        candidates: &[DiskKey],
-        recursive: bool,
-        found: &BTreeMap<String, DiskDetail>,
-    ) {
-        let mut world = self.world.borrow_mut();
-        for key in candidates {
-            if found.contains_key(&world.disk(*key).name) {
-                continue;
-            }
-            assert!(recursive || *key == candidates[0], "a clone went without -r");
-            let gone = world.disks.remove(key).expect("it was there");
-            for other in world.disks.values() {
-                let cloned = other.origin.is_some_and(|snap| gone.snaps.contains_key(&snap));
-                assert!(!cloned || !found.contains_key(&other.name), "a clone stayed");
             }
         }
     }
@@ -285,7 +251,7 @@ impl Life {
     }
 }
 
-fn labels_of(found: &BTreeMap<String, DiskDetail>, disk: &str) -> BTreeSet<String> {
+pub fn labels_of(found: &BTreeMap<String, DiskDetail>, disk: &str) -> BTreeSet<String> {
     let Some(detail) = found.get(disk) else { return BTreeSet::new() };
     detail
         .snapshots

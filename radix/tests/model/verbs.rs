@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use bough_blockstore::sim::SimRng;
-use bough_radix::{DeleteOptions, EngineError, ErrorKind, VersionName};
+use bough_radix::{EngineError, ErrorKind};
 
 use crate::io::Life;
 use crate::layout::{BLOCK_SECTORS, dense_len};
@@ -53,8 +53,7 @@ impl Life {
             2..9 if snaps < SNAPS_MAX => self.snapshot(rng).await,
             9..12 if disks < DISKS_MAX => self.clone_snap(rng).await,
             12..14 => self.rollback(rng).await,
-            14..17 => self.delete_snaps(rng).await,
-            17 | 18 => self.delete_disks(rng).await,
+            14..19 => self.delete_any(rng).await,
             19..22 => self.resize(rng).await,
             22 => self.rename(rng).await,
             23 | 24 => self.seal(rng).await,
@@ -96,7 +95,7 @@ impl Life {
         self.world.borrow_mut().count(what);
     }
 
-    async fn exclusively(&self, rng: &mut SimRng, keys: &[DiskKey]) -> Option<Taken> {
+    pub async fn exclusively(&self, rng: &mut SimRng, keys: &[DiskKey]) -> Option<Taken> {
         let taken = Taken::take(&self.world, keys)?;
         taken.exclude_io();
         while !taken.is_quiet() {
@@ -275,86 +274,6 @@ impl Life {
             self.excuse("read snapshot", error.kind(), error).await;
         }
         done.is_ok()
-    }
-
-    async fn delete_snaps(&self, rng: &mut SimRng) {
-        let Some((disk, first)) = self.world.borrow().any_snap(rng) else { return };
-        let Some(_taken) = Taken::take(&self.world, &[disk]) else { return };
-        let mut snaps = BTreeSet::from([first]);
-        if rng.chance(1, 3) {
-            snaps.extend(self.world.borrow_mut().disk(disk).snaps.keys().take(3));
-        }
-        let snaps: Vec<SnapKey> = snaps.into_iter().collect();
-        self.count("delete snapshot");
-        let (names, sealed): (Vec<VersionName>, bool) = {
-            let mut world = self.world.borrow_mut();
-            let disk = world.disk(disk);
-            let names = snaps.iter().map(|snap| disk.version_of(*snap)).collect();
-            (names, snaps.iter().any(|snap| disk.snaps[snap].sealed))
-        };
-        let asked = self.ask(Verb::DeleteSnaps { disk, snaps: snaps.clone() });
-        match self.engine.delete(&names, DeleteOptions::default()).await {
-            Ok(_) => {
-                assert!(!sealed, "a sealed snapshot was deleted");
-                self.forget(asked);
-                self.world.borrow_mut().disk(disk).snaps.retain(|key, _| !snaps.contains(key));
-            }
-            Err(EngineError::Sealed { .. }) if sealed => self.forget(asked),
-            Err(error) => self.delete_refused(asked, &error).await,
-        }
-    }
-
-    async fn delete_refused(&self, asked: Tick, error: &EngineError) {
-        assert_ne!(error.kind(), ErrorKind::Full, "a delete was refused for want of space");
-        self.refused(asked, "delete", error).await;
-    }
-
-    async fn delete_disks(&self, rng: &mut SimRng) {
-        let Some(first) = self.world.borrow().any_disk(rng, |disk| !disk.verb) else { return };
-        let candidates = self.world.borrow().with_descendants(first);
-        let Some(_taken) = self.exclusively(rng, &candidates).await else { return };
-        let recursive = rng.chance(1, 2);
-        self.count(if recursive { "delete disk -r" } else { "delete disk" });
-        let name: VersionName = self.world.borrow_mut().disk(first).disk_name().into();
-        let options = DeleteOptions { recursive, dry_run: false };
-        let asked = self.ask(Verb::DeleteDisks { candidates: candidates.clone(), recursive });
-        match self.engine.delete(&[name], options).await {
-            Ok(report) => {
-                self.forget(asked);
-                self.apply_delete(&candidates, &report.deleted, recursive);
-            }
-            Err(error) if error.kind() == ErrorKind::Refused => {
-                let world = self.world.borrow();
-                let all = candidates.iter().map(|key| &world.disks[key]);
-                let sealed =
-                    all.clone().flat_map(|disk| disk.snaps.values()).any(|snap| snap.sealed);
-                let held = candidates.len() > 1 || !world.disks[&first].snaps.is_empty();
-                assert!(sealed || (!recursive && held), "refused without reason: {error}");
-                drop(world);
-                self.forget(asked);
-            }
-            Err(error) => self.delete_refused(asked, &error).await,
-        }
-    }
-
-    fn apply_delete(&self, candidates: &[DiskKey], deleted: &[String], recursive: bool) {
-        let mut world = self.world.borrow_mut();
-        let gone: Vec<DiskKey> = candidates
-            .iter()
-            .copied()
-            .filter(|key| deleted.contains(&world.disks[key].name))
-            .collect();
-        assert_eq!(gone.len(), deleted.len(), "deleted {deleted:?}, of {candidates:?}");
-        assert!(gone.contains(&candidates[0]));
-        for key in gone {
-            let disk = world.disks.remove(&key).expect("it was there");
-            assert!(recursive || disk.snaps.is_empty(), "snapshots went without -r");
-            let orphan = world.disks.values().find(|other| {
-                other.origin.is_some_and(|snap| disk.snaps.contains_key(&snap))
-                    && !deleted.contains(&other.name)
-            });
-            assert!(orphan.is_none(), "a disk was deleted, and not its clone");
-        }
     }
 
     async fn resize(&self, rng: &mut SimRng) {

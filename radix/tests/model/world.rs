@@ -10,6 +10,7 @@ use bough_blockstore::sim::SimRng;
 use bough_radix::{Disk, DiskName, SnapshotName, VersionName};
 
 use crate::content::Stamp;
+use crate::delete::Deletion;
 use crate::layout::dense_len;
 use crate::oracle::{Log, Tick, Verdict};
 use crate::shape::pick;
@@ -86,14 +87,7 @@ pub enum Verb {
         names: Vec<String>,
     },
     /// The first disk is the one named; the others may go along.
-    DeleteDisks {
-        candidates: Vec<DiskKey>,
-        recursive: bool,
-    },
-    DeleteSnaps {
-        disk: DiskKey,
-        snaps: Vec<SnapKey>,
-    },
+    Delete(Deletion),
     Rollback {
         disk: DiskKey,
         snap: SnapKey,

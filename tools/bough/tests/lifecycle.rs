@@ -90,9 +90,12 @@ fn a_deletion_that_is_refused_names_what_depends() {
     assert!(rig.fails(&["delete", "-r", "golden"]).contains("bough unseal golden@base"));
     rig.ok(&["unseal", "golden@base"]);
     let planned = rig.json(&["delete", "-r", "-n", "golden"]);
-    assert_eq!(planned["deleted"].as_array().unwrap().len(), 3);
+    let names: Vec<_> = planned["deleted"].as_array().unwrap().iter().collect();
+    assert_eq!(names.len(), 4, "{names:?}");
+    assert_eq!(names[2..], ["golden@base", "golden"], "what is cloned from it goes first");
     assert_eq!(rig.disks().len(), 3, "-n changes nothing");
-    rig.ok(&["delete", "-r", "golden"]);
+    let told = rig.ok(&["delete", "-r", "golden"]);
+    assert!(told.contains("deleted golden and its snapshot\n"), "{told}");
     assert_eq!(rig.disks(), Vec::<String>::new());
 }
 
