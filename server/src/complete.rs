@@ -68,24 +68,20 @@ pub(crate) struct Finished {
 }
 
 /// Answers a request. The steps are in the order that lets a killed server's successor tell
-/// what was answered: the front end keeps `log` for it.
+/// what was answered: `log` outlives it.
 pub(crate) fn publish(
     memory: &Memory,
     queue: &mut Queue,
-    log: Option<&InflightQueue>,
+    log: &InflightQueue,
     finished: &Finished,
 ) -> Result<(), virtio_queue::Error> {
     memory
         .write_obj(finished.status.byte(), finished.status_at)
         .map_err(virtio_queue::Error::GuestMemory)?;
     let used_bytes = u32::try_from(finished.data_bytes + 1).unwrap_or(u32::MAX);
-    if let Some(log) = log {
-        log.finishing(finished.head);
-    }
+    log.finishing(finished.head);
     queue.add_used(memory, finished.head, used_bytes)?;
-    if let Some(log) = log {
-        log.finished(finished.head, queue.next_used());
-    }
+    log.finished(finished.head, queue.next_used());
     Ok(())
 }
 

@@ -11,8 +11,9 @@ use bough_radix::{Attachment, Disk, DiskName};
 
 use crate::buffers::Buffers;
 use crate::execute::SERIAL_BYTES;
+use crate::keep::{Identity, Inheritance, Vault};
 use crate::sockets::{SocketDir, SocketError, SocketRights, disk_socket};
-use crate::vhost::{Export, ExportOptions};
+use crate::vhost::{Export, ExportOptions, Inherited, inherited_sessions};
 
 /// All running exports.
 pub struct Exports {
@@ -21,6 +22,10 @@ pub struct Exports {
     reactors: Vec<ReactorHandle>,
     buffers: Arc<Buffers>,
     running: BTreeMap<DiskName, Running>,
+    vault: Arc<Vault>,
+    /// Of a dead server: descriptors, and sessions by serial number.
+    inherited: Inheritance,
+    sessions: BTreeMap<String, Vec<Inherited>>,
 }
 
 struct Running {
@@ -30,13 +35,30 @@ struct Running {
 
 impl Exports {
     /// No exports yet.
-    pub fn new(
+    pub(crate) fn new(
         folder: SocketDir,
         rights: SocketRights,
         reactors: Vec<ReactorHandle>,
         buffers: Arc<Buffers>,
+        vault: Arc<Vault>,
+        mut inherited: Inheritance,
     ) -> Self {
-        Self { folder, rights, reactors, buffers, running: BTreeMap::new() }
+        let sessions = inherited_sessions(&mut inherited, &vault);
+        let running = BTreeMap::new();
+        Self { folder, rights, reactors, buffers, running, vault, inherited, sessions }
+    }
+
+    /// Everything is offered again that was: what a dead server has left beyond that is nobody's.
+    pub(crate) fn settle(&mut self, inherited: Vec<Identity>) {
+        let unclaimed = std::mem::take(&mut self.sessions);
+        unclaimed.into_values().flatten().for_each(Inherited::turn_away);
+        self.inherited = Inheritance::default();
+        self.vault.release_all_but_kept(inherited);
+    }
+
+    /// Who holds what outlives us.
+    pub fn keepers(&self) -> Vec<String> {
+        self.vault.keepers()
     }
 
     /// How a disk is offered, where it is.
@@ -52,16 +74,20 @@ impl Exports {
         attachment: Attachment,
     ) -> Result<(), SocketError> {
         let socket = disk_socket(self.folder.path(), name);
-        let listener = SocketDir::listen(&socket, self.rights)?;
+        let inherited = self.inherited.take_listener(&socket);
+        let listener = SocketDir::listen(&socket, self.rights, inherited)?;
         let options = ExportOptions {
             name: name.to_string(),
             queues: attachment.queues,
             read_only: attachment.read_only,
             serial: serial_of(&disk),
             buffers: Arc::clone(&self.buffers),
+            vault: Arc::clone(&self.vault),
         };
+        let serial = String::from_utf8_lossy(&options.serial).into_owned();
+        let sessions = self.sessions.remove(&serial).unwrap_or_default();
         let reactor = self.reactor_of(&disk);
-        let export = Export::start(disk, listener, socket.clone(), options, reactor)
+        let export = Export::resume(disk, listener, socket.clone(), options, reactor, sessions)
             .map_err(|source| SocketError::Io { path: socket, source })?;
         self.running.insert(name.clone(), Running { attachment, export });
         Ok(())
@@ -82,6 +108,20 @@ impl Exports {
                 tracing::error!(%disk, %error, "an export did not stop");
             }
         }
+    }
+
+    /// Stops everything without cutting front ends off: a successor serves them.
+    pub async fn hand_over(&mut self) {
+        self.vault.begin_to_leave();
+        let running = std::mem::take(&mut self.running);
+        running.values().for_each(|running| running.export.begin_handing_over());
+        for (disk, running) in running {
+            let stopped = tokio::task::spawn_blocking(move || running.export.hand_over()).await;
+            if let Err(error) = stopped {
+                tracing::error!(%disk, %error, "an export did not stop");
+            }
+        }
+        self.vault.leave();
     }
 
     /// Stops everything.

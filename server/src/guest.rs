@@ -121,7 +121,7 @@ pub(crate) fn memory_of(bytes: usize) -> Memory {
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
     let file = std::fs::File::from(rustix::fs::memfd_create("guest", flags).unwrap());
     file.set_len(to_u64(bytes)).unwrap();
-    let mapping = crate::vhost::SharedMapping::new(file, 0, bytes).unwrap();
+    let mapping = crate::vhost::SharedMapping::new(file.into(), 0, bytes).unwrap();
     let region = SharedRegion::new(mapping, GuestAddress(0)).unwrap();
     Memory::from_regions(vec![region]).unwrap()
 }

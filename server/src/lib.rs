@@ -8,6 +8,8 @@ mod execute;
 mod exports;
 mod folder;
 mod guest;
+mod health;
+mod keep;
 mod reactor;
 mod request;
 mod serve;
@@ -26,6 +28,7 @@ pub use control::{
 pub use disk::BlockDisk;
 pub use execute::SERIAL_BYTES;
 pub use folder::{FolderError, StoreFolder};
+pub use keep::Vault;
 pub use request::RequestError;
 pub use serve::{ServeError, ServeOptions, serve};
 pub use sockets::{

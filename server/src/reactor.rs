@@ -1,8 +1,8 @@
 //! The reactor as serving a guest uses it: tasks, turns, and eventfds.
 
+use std::fs::File;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
-use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -21,7 +21,7 @@ pub(crate) async fn yield_now() {
 }
 
 /// Waits for a kick, and takes all there are.
-pub(crate) async fn kicked(eventfd: &Arc<OwnedFd>) -> io::Result<()> {
+pub(crate) async fn kicked(eventfd: &Arc<File>) -> io::Result<()> {
     readable(Arc::clone(eventfd)).await?;
     let mut count = [0; 8];
     // Without waiting, though the eventfd may be a blocking one: the front end has it too, and

@@ -3,21 +3,25 @@
 //! I own the order: lock and recover, then disks, then the control socket; and back again on
 //! SIGTERM. Invariant: whoever can connect to the control socket finds the disks there already.
 
-use std::path::PathBuf;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bough_blockstore::{Holder, OpenError};
-use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
 
 use crate::buffers::Buffers;
 use crate::control::{ApiError, Control, ServerInfo, Serving, restore, router};
 use crate::exports::Exports;
 use crate::folder::{FolderError, StoreFolder};
+use crate::health::give_signs_of_life;
+use crate::keep::service_manager::{self, DescriptorStore, News};
+use crate::keep::{Inheritance, Kept, Role, SpareDoor, StandBy, Vault};
 use crate::sockets::{SocketDir, SocketError, SocketRights, control_socket};
-use crate::store::{OpenOptions, OpenStore, StoreError};
+use crate::store::{OpenOptions, OpenStore, StoreError, Warm, lock_when_free};
 use crate::watch::watch;
 
 /// What guests' requests may need of the memory: a quarter. The engine has the rest.
@@ -59,20 +63,102 @@ pub struct ServeOptions {
     pub disk_rights: SocketRights,
     /// Who may connect to the control socket.
     pub control_rights: SocketRights,
+    /// Whether to wait for the server there is, and to take over when it dies.
+    pub spare: bool,
 }
 
 /// Serves the store in `folder` until SIGTERM or SIGINT.
 pub async fn serve(folder: StoreFolder, options: ServeOptions) -> Result<(), ServeError> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut stopping = Stopping::new()?;
+    let given = service_manager::inheritance()?;
+    raise_descriptor_limit();
     let sockets = SocketDir::open(options.socket_dir.clone())?;
+    let opened = tokio::select! {
+        opened = Box::pin(open(folder, &options, &sockets, given)) => opened?,
+        () = stopping.come() => return Ok(()),
+    };
+    Box::pin(serve_opened(opened, sockets, &options, stopping)).await
+}
+
+/// A store that is ours, and what a dead server left.
+struct Opened {
+    store: OpenStore,
+    inherited: Inheritance,
+}
+
+async fn open(
+    folder: StoreFolder,
+    options: &ServeOptions,
+    sockets: &SocketDir,
+    inherited: Inheritance,
+) -> Result<Opened, ServeError> {
+    // Whoever inherits has a predecessor, which may take a moment to die.
+    if options.spare || !inherited.is_empty() {
+        return stand_by(folder, options, sockets, inherited).await;
+    }
     let store = open_patiently(folder, options.open).await?;
+    tokio::spawn(give_signs_of_life(store.reactors().to_vec()));
+    Ok(Opened { store, inherited })
+}
+
+/// Holds what the server has, and keeps everything ready, until the server's lock is free: its last
+/// write has ended then.
+async fn stand_by(
+    folder: StoreFolder,
+    options: &ServeOptions,
+    sockets: &SocketDir,
+    inherited: Inheritance,
+) -> Result<Opened, ServeError> {
+    let warm = Warm::up(options.open)?;
+    tokio::spawn(give_signs_of_life(warm.reactors().to_vec()));
+    let stale = inherited.names();
+    let standing_by = StandBy::begin(sockets.path().to_owned(), inherited, move || {
+        // Another server has taken up what the service manager held for one before us.
+        service_manager::release(&stale);
+        tracing::info!("standing by");
+        service_manager::tell(News::StandingBy);
+    })?;
+    let locked = folder.clone();
+    let turn = tokio::task::spawn_blocking(move || {
+        standing_by.wait_until_ready();
+        lock_when_free(&locked).map(|device| (device, standing_by))
+    });
+    let (device, standing_by) = turn.await.map_err(std::io::Error::from)??;
+    tracing::info!("taking over");
+    let (heard, store) = tokio::join!(
+        tokio::task::spawn_blocking(move || standing_by.take_over()),
+        OpenStore::open_on(device, folder, warm),
+    );
+    Ok(Opened { store: store?, inherited: heard.map_err(std::io::Error::from)? })
+}
+
+async fn serve_opened(
+    opened: Opened,
+    sockets: SocketDir,
+    options: &ServeOptions,
+    mut stopping: Stopping,
+) -> Result<(), ServeError> {
+    let Opened { store, mut inherited } = opened;
+    let names = inherited.names();
+    let vault = Arc::new(Vault::default());
+    if let Some(store) = DescriptorStore::find() {
+        vault.add(Box::new(store));
+    }
     let socket = control_socket(sockets.path());
+    let mut listen = |path: &Path, rights| -> Result<(UnixListener, Kept), ServeError> {
+        let listener = SocketDir::listen(path, rights, inherited.take_listener(path))?;
+        let kept = vault.keep(listener.try_clone()?.into(), Role::Listener)?;
+        Ok((listener, kept))
+    };
     // Taken before the disks' sockets: two servers in one folder of sockets stop here.
-    let listener = SocketDir::listen(&socket, options.control_rights)?;
-    let control = Arc::new(controlled(store, sockets, &options, socket.clone()));
+    let (listener, _kept) = listen(&socket, options.control_rights)?;
+    let (door, _kept_too) = listen(&SpareDoor::path(sockets.path()), SocketRights::PRIVATE)?;
+    let door = SpareDoor::new(door, Arc::clone(&vault))?;
+    let control = controlled(store, sockets, options, socket.clone(), vault, inherited);
+    let control = Arc::new(control);
     if let Some(serving) = control.server() {
         restore(&control, serving).await?;
+        serving.exports.lock().await.settle(names);
     }
     control.store().folder().remember_socket_dir(control.socket_dir())?;
     control.store().announce(socket.clone())?;
@@ -81,19 +167,39 @@ pub async fn serve(folder: StoreFolder, options: ServeOptions) -> Result<(), Ser
         control = %socket.display(),
         "serving"
     );
-    ready();
+    service_manager::tell(News::Serving);
     let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        stopping.come().await;
         tracing::info!("stopping");
+        service_manager::tell(News::Stopping);
     };
     tokio::select! {
         accepted = accept_until(listener, Arc::clone(&control), stop) => accepted?,
         () = watch(&control) => {}
+        () = door.stand_open() => {}
     }
     shut_down(control, &socket).await
+}
+
+/// Requests to stop.
+struct Stopping {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stopping {
+    fn new() -> std::io::Result<Self> {
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
+    }
+
+    /// Waits for one.
+    async fn come(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// A command holds the store for a moment only; another server holds it for good.
@@ -125,6 +231,8 @@ fn controlled(
     sockets: SocketDir,
     options: &ServeOptions,
     control_socket: PathBuf,
+    vault: Arc<Vault>,
+    inherited: Inheritance,
 ) -> Control {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let info = ServerInfo {
@@ -136,17 +244,18 @@ fn controlled(
         started_unix: started.as_secs(),
     };
     let buffers = Arc::new(Buffers::new(options.open.memory_bytes / BUFFERS_SHARE));
-    let exports = Exports::new(sockets, options.disk_rights, store.reactors().to_vec(), buffers);
+    let reactors = store.reactors().to_vec();
+    let exports = Exports::new(sockets, options.disk_rights, reactors, buffers, vault, inherited);
     Control::serving(store, Serving { info, exports: Mutex::new(exports) })
 }
 
 async fn accept_until(
-    listener: std::os::unix::net::UnixListener,
+    listener: UnixListener,
     control: Arc<Control>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServeError> {
     listener.set_nonblocking(true)?;
-    let listener = UnixListener::from_std(listener)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
     let stop = async move {
         stop.await;
@@ -164,25 +273,35 @@ async fn accept_until(
     }
 }
 
-/// Front ends first, so that nothing is written any more; then the store; the socket last, so
-/// that a command waits for the store rather than finding it held.
-async fn shut_down(control: Arc<Control>, socket: &std::path::Path) -> Result<(), ServeError> {
+/// Front ends first, so that nothing is written any more; then the store; the sockets last, so
+/// that a command waits for the store rather than finding it held. Where somebody holds the
+/// connections for a successor they stay open, and so do the sockets.
+async fn shut_down(control: Arc<Control>, socket: &Path) -> Result<(), ServeError> {
+    let mut held = false;
     if let Some(serving) = control.server() {
-        serving.exports.lock().await.stop_all().await;
+        let mut exports = serving.exports.lock().await;
+        held = !exports.keepers().is_empty();
+        if held {
+            exports.hand_over().await;
+        } else {
+            exports.stop_all().await;
+        }
     }
     let closed = control.store().close().await;
-    let _ = std::fs::remove_file(socket);
+    if !held {
+        let _ = std::fs::remove_file(SpareDoor::path(control.socket_dir()));
+        let _ = std::fs::remove_file(socket);
+    }
     closed?;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Tells a service manager, where there is one, that commands and guests are welcome.
-fn ready() {
-    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let sent = std::os::unix::net::UnixDatagram::unbound()
-        .and_then(|socket| socket.send_to(b"READY=1", address));
-    if let Err(error) = sent {
-        tracing::warn!(%error, "the service manager could not be told");
+/// As many descriptors as we may have: every connected front end needs about a dozen.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open descriptors stays where it is");
     }
 }

@@ -8,12 +8,16 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bough_radix::DiskName;
 use rustix::fs::{Gid, Mode};
 
 /// The longest path that fits a socket's address, with its final zero.
 const SOCKET_PATH_MAX_BYTES: usize = 107;
+
+/// How long a dying process may still have its sockets.
+const DYING: Duration = Duration::from_millis(500);
 
 /// Why a socket could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -121,20 +125,44 @@ impl SocketDir {
         &self.path
     }
 
-    /// Listens on `path`, taking a dead server's socket away first.
-    pub fn listen(path: &Path, rights: SocketRights) -> Result<UnixListener, SocketError> {
+    /// Listens on `path`, taking a dead server's socket away first; unless that server, or the service
+    /// manager, left it to us: clients that came in the meantime are waiting at it.
+    pub fn listen(
+        path: &Path,
+        rights: SocketRights,
+        inherited: Option<UnixListener>,
+    ) -> Result<UnixListener, SocketError> {
         if path.as_os_str().len() > SOCKET_PATH_MAX_BYTES {
             return Err(SocketError::TooLong { path: path.to_owned() });
         }
-        clear_the_way(path)?;
         let fault = |source| SocketError::Io { path: path.to_owned(), source };
-        let listener = UnixListener::bind(path).map_err(fault)?;
+        let listener = match inherited {
+            Some(listener) => listener,
+            None => {
+                clear_the_way_patiently(path)?;
+                UnixListener::bind(path).map_err(fault)?
+            }
+        };
         if let Some(group) = rights.group {
             let group = Gid::from_raw(group);
             rustix::fs::chown(path, None, Some(group)).map_err(|errno| fault(errno.into()))?;
         }
         std::fs::set_permissions(path, PermissionsExt::from_mode(rights.mode)).map_err(fault)?;
         Ok(listener)
+    }
+}
+
+/// As [`clear_the_way`], but a server that is about to die may listen a moment longer: its store was
+/// free before its sockets are.
+fn clear_the_way_patiently(path: &Path) -> Result<(), SocketError> {
+    let deadline = Instant::now() + DYING;
+    loop {
+        match clear_the_way(path) {
+            Err(SocketError::Taken { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(DYING / 100);
+            }
+            done => return done,
+        }
     }
 }
 
@@ -179,11 +207,11 @@ mod tests {
     fn a_dead_servers_socket_is_replaced_and_a_live_ones_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("web.sock");
-        let first = SocketDir::listen(&path, SocketRights::PRIVATE).unwrap();
-        let taken = SocketDir::listen(&path, SocketRights::PRIVATE);
+        let first = SocketDir::listen(&path, SocketRights::PRIVATE, None).unwrap();
+        let taken = SocketDir::listen(&path, SocketRights::PRIVATE, None);
         assert!(matches!(taken, Err(SocketError::Taken { .. })));
         drop(first);
-        SocketDir::listen(&path, SocketRights { group: None, mode: 0o660 }).unwrap();
+        SocketDir::listen(&path, SocketRights { group: None, mode: 0o660 }, None).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
     }
@@ -193,7 +221,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("web.sock");
         std::fs::write(&path, "precious").unwrap();
-        let alien = SocketDir::listen(&path, SocketRights::PRIVATE);
+        let alien = SocketDir::listen(&path, SocketRights::PRIVATE, None);
         assert!(matches!(alien, Err(SocketError::Alien { .. })));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
@@ -201,7 +229,7 @@ mod tests {
     #[test]
     fn a_path_that_does_not_fit_an_address_is_refused_by_name() {
         let path = PathBuf::from("/tmp").join("x".repeat(SOCKET_PATH_MAX_BYTES));
-        let long = SocketDir::listen(&path, SocketRights::PRIVATE);
+        let long = SocketDir::listen(&path, SocketRights::PRIVATE, None);
         assert!(matches!(long, Err(SocketError::TooLong { .. })));
     }
 }

@@ -104,6 +104,29 @@ pub struct OpenStore {
     reactors: Reactors,
 }
 
+/// What opening a store needs and the store does not: it can be there before.
+pub struct Warm {
+    reactors: Reactors,
+    options: OpenOptions,
+}
+
+impl Warm {
+    /// Starts the reactors.
+    pub fn up(options: OpenOptions) -> Result<Self, StoreError> {
+        Ok(Self { reactors: Reactors::start(options.reactor_count)?, options })
+    }
+
+    /// The reactors.
+    pub fn reactors(&self) -> &[ReactorHandle] {
+        &self.reactors.0
+    }
+}
+
+/// Waits until nobody has the store in `folder`, and locks it. Blocks its thread.
+pub fn lock_when_free(folder: &StoreFolder) -> Result<UringDevice, StoreError> {
+    Ok(UringDevice::open_when_free(&folder.blocks()?, &folder.lock_path())?)
+}
+
 /// The threads that do all I/O.
 struct Reactors(Vec<ReactorHandle>);
 
@@ -142,11 +165,21 @@ impl OpenStore {
     pub async fn open(folder: StoreFolder, options: OpenOptions) -> Result<Self, StoreError> {
         let blocks = folder.blocks()?;
         let device = UringDevice::open(&blocks, OpenMode::ReadWrite, &folder.lock_path())?;
+        Self::open_on(device, folder, Warm::up(options)?).await
+    }
+
+    /// Opens and recovers the store on a device that is locked already.
+    pub async fn open_on(
+        device: UringDevice,
+        folder: StoreFolder,
+        warm: Warm,
+    ) -> Result<Self, StoreError> {
+        let blocks = folder.blocks()?;
+        let Warm { reactors, options } = warm;
         Holder::this_process()
             .write(&folder.lock_path())
             .map_err(|source| StoreError::Io { path: folder.lock_path(), source })?;
         let device: Arc<dyn Device> = Arc::new(device);
-        let reactors = Reactors::start(options.reactor_count)?;
         let config = EngineConfig::with_memory(options.memory_bytes);
         let opened = reactors
             .run(move || async move { Engine::open(device, Arc::new(UringRuntime), config).await });

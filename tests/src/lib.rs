@@ -1,3 +1,4 @@
 //! Stories across crates.
 
+pub mod manager;
 pub mod vhost;

@@ -13,6 +13,7 @@ const UNSAFE_FILES: &[&str] = &[
     "blockstore/src/buffer.rs",
     "blockstore/src/device/file.rs",
     "blockstore/src/reactor/ring.rs",
+    "server/src/keep/service_manager.rs",
     "server/src/vhost/sigbus.rs",
     "tests/tests/vhost_virtio_driver.rs",
     "tools/bench/src/client.rs",

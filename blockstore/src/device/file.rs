@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, SeekFrom, flock, seek};
 
@@ -100,6 +101,25 @@ pub(super) fn open(path: &Path, mode: OpenMode, holder: &Path) -> Result<Medium,
     let file = open_unbuffered(&mut options, path, flags, holder)?;
     lock(&file, path, mode, holder)?;
     Ok(Medium { file: Arc::new(file.into()), is_device })
+}
+
+/// As [`open`], after whoever has it now. A device may be opened exclusively by one alone, so the
+/// waiting is done on another descriptor; in between somebody else may be faster.
+pub(super) fn open_when_free(path: &Path, holder: &Path) -> Result<Medium, OpenError> {
+    const PAUSE: Duration = Duration::from_millis(1);
+    loop {
+        inspect(path)?;
+        let watched = File::open(path).map_err(failed(OpenStep::Open, path))?;
+        match flock(&watched, FlockOperation::LockExclusive) {
+            Ok(()) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(failed(OpenStep::Lock, path)(errno.into())),
+        }
+        drop(watched);
+        match open(path, OpenMode::ReadWrite, holder) {
+            Err(OpenError::InUse { .. }) => std::thread::sleep(PAUSE),
+            opened => return opened,
+        }
+    }
 }
 
 /// Makes a sparse file of this size and locks it.

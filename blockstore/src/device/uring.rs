@@ -31,6 +31,15 @@ impl UringDevice {
         Self::of(file::open(path, mode, holder)?, path)
     }
 
+    /// As [`Self::open`] for reading and writing, but waits for as long as somebody else has the
+    /// medium. Blocks its thread.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_when_free(path: &Path, holder: &Path) -> Result<Self, OpenError> {
+        Self::of(file::open_when_free(path, holder)?, path)
+    }
+
     /// Makes a sparse file that must not exist yet, durably, and opens it.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(crate) fn submit(request: Request) -> Op {
 ///
 /// # Panics
 /// Where the thread runs no reactor.
-pub fn readable(file: Arc<OwnedFd>) -> impl Future<Output = io::Result<()>> {
+pub fn readable(file: Arc<impl AsFd + Send + Sync + 'static>) -> impl Future<Output = io::Result<()>> {
     let op = submit(Request::Readable { file });
     async move { op.await.1 }
 }

@@ -1,7 +1,7 @@
 //! What may be asked of the kernel, with all the memory that it needs meanwhile.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use io_uring::{opcode, squeue, types};
@@ -28,7 +28,7 @@ pub(crate) enum Request {
     /// Has the host set blocks aside.
     Allocate { file: Arc<OwnedFd>, offset: u64, bytes: u64 },
     /// Waits until something can be read.
-    Readable { file: Arc<OwnedFd> },
+    Readable { file: Arc<dyn AsFd + Send + Sync> },
 }
 
 /// How far a request has come.
@@ -79,7 +79,7 @@ impl Request {
             }
             Self::Readable { file } => {
                 let events = u32::from(libc::POLLIN.cast_unsigned());
-                opcode::PollAdd::new(descriptor(file), events).build()
+                opcode::PollAdd::new(types::Fd((**file).as_fd().as_raw_fd()), events).build()
             }
         }
     }

@@ -137,6 +137,18 @@ pub enum VhostError {
     /// Shared memory went away under us: the file behind it was cut short.
     #[error("the front end cut its shared memory short while it was in use")]
     MemoryVanished,
+    /// A descriptor could not be kept, nor what a successor needs be written down.
+    #[error("the session cannot be kept for a successor: {source}")]
+    Keep {
+        /// Why.
+        source: Arc<io::Error>,
+    },
+    /// A dead server's session cannot be taken up.
+    #[error("a dead server's session cannot be taken up: not everything was held, or it changed")]
+    NotInherited,
+    /// The server died while it answered, and nobody can tell whether it did.
+    #[error("the server died in the middle of an answer; the front end has to connect again")]
+    AnswerUnknown,
     /// No memory for an in-flight region.
     #[error("an in-flight region cannot be made: {source}")]
     InflightMemory {
@@ -215,6 +227,13 @@ pub enum VhostError {
         /// Which queue.
         queue: u16,
     },
+}
+
+impl VhostError {
+    /// What could not be kept.
+    pub(crate) fn keeping(source: io::Error) -> Self {
+        Self::Keep { source: Arc::new(source) }
+    }
 }
 
 impl From<vhost::vhost_user::Error> for VhostError {

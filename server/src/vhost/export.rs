@@ -1,8 +1,9 @@
-//! A disk offered on a socket: accepting front ends, one thread each, until told to stop.
+//! A disk offered on a socket: accepting front ends, one thread each, until told to stop; and going
+//! on with those of a dead server.
 
 use std::io;
-use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -10,15 +11,19 @@ use std::time::{Duration, Instant};
 
 use bough_blockstore::ReactorHandle;
 use bough_radix::Access;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::net::{SocketFlags, accept_with};
 
 use crate::buffers::Buffers;
 use crate::disk::BlockDisk;
 use crate::execute::SERIAL_BYTES;
+use crate::keep::{Kept, Role, Vault};
 use crate::vhost::config::MAX_QUEUES;
-use crate::vhost::connection;
+use crate::vhost::connection::{self, End, Past};
 use crate::vhost::fault::Fault;
+use crate::vhost::ledger::Ledger;
 use crate::vhost::session::Subject;
-use crate::vhost::{VhostError, sigbus};
+use crate::vhost::{Inherited, VhostError, sigbus};
 
 /// Front ends waiting or served on one socket; more are turned away at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -40,6 +45,8 @@ pub struct ExportOptions {
     pub serial: [u8; SERIAL_BYTES],
     /// What its requests may need of us, shared with other exports.
     pub buffers: Arc<Buffers>,
+    /// What outlives us.
+    pub vault: Arc<Vault>,
 }
 
 /// A disk being offered. Dropping it stops: front ends are cut off, what they had under way ends,
@@ -51,7 +58,9 @@ pub struct Export {
 }
 
 struct Shared {
-    listener: UnixListener,
+    listener: Kept,
+    /// Readable from the moment on at which everybody is to stop.
+    stop: OwnedFd,
     options: ExportOptions,
     state: Mutex<State>,
     /// Signalled when a connection has ended.
@@ -86,11 +95,33 @@ impl Export {
         options: ExportOptions,
         reactor: ReactorHandle,
     ) -> io::Result<Self> {
+        Self::resume(disk, listener, path, options, reactor, Vec::new())
+    }
+
+    /// As [`Self::start`], and goes on with a dead server's sessions.
+    pub(crate) fn resume<D: BlockDisk>(
+        disk: Arc<D>,
+        listener: UnixListener,
+        path: PathBuf,
+        options: ExportOptions,
+        reactor: ReactorHandle,
+        sessions: Vec<Inherited>,
+    ) -> io::Result<Self> {
         sigbus::guard()?;
+        let listener = options.vault.keep(listener.into(), Role::Listener)?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let queues = options.queues.clamp(1, MAX_QUEUES);
         let options = ExportOptions { queues, ..options };
-        let shared =
-            Arc::new(Shared { listener, options, state: Mutex::default(), ended: Condvar::new() });
+        let shared = Arc::new(Shared {
+            listener,
+            stop,
+            options,
+            state: Mutex::default(),
+            ended: Condvar::new(),
+        });
+        for Inherited { socket, ledger, past } in sessions {
+            admit(&shared, &disk, &reactor, socket, Some((ledger, past)));
+        }
         let accepting = Arc::clone(&shared);
         let acceptor = thread::Builder::new()
             .name(format!("accept:{}", shared.options.name))
@@ -119,8 +150,24 @@ impl Export {
         self.shut();
     }
 
+    /// Begins to stop without cutting anybody off: whoever holds what we leave hands it to a
+    /// successor. Does not wait.
+    pub(crate) fn begin_handing_over(&self) {
+        self.shared.lock().stopping = true;
+        // Wakes the acceptor and the connections.
+        let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
+    }
+
+    /// Waits until what front ends had under way has ended, or stays for the successor.
+    pub(crate) fn hand_over(mut self) {
+        self.begin_handing_over();
+        self.wait();
+    }
+
     fn shut(&mut self) {
-        let Some(acceptor) = self.acceptor.take() else { return };
+        if self.acceptor.is_none() {
+            return;
+        }
         // The path first: nobody finds a socket that nobody answers.
         let _ = std::fs::remove_file(&self.path);
         {
@@ -128,8 +175,15 @@ impl Export {
             state.stopping = true;
             state.connections.iter().for_each(|connected| connected.fault.hang_up());
         }
-        // Wakes the acceptor; it waits for the connections.
+        // Whoever is waiting to be accepted hears of it now, even if somebody else has the socket.
         let _ = rustix::net::shutdown(&self.shared.listener, rustix::net::Shutdown::Both);
+        let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
+        self.wait();
+    }
+
+    /// For the acceptor, which waits for the connections.
+    fn wait(&mut self) {
+        let Some(acceptor) = self.acceptor.take() else { return };
         if acceptor.join().is_err() {
             tracing::error!(disk = self.shared.options.name, "an export's thread panicked");
         }
@@ -217,9 +271,9 @@ impl Shared {
 
 fn accept_all<D: BlockDisk>(shared: &Arc<Shared>, disk: &Arc<D>, reactor: &ReactorHandle) {
     loop {
-        match shared.listener.accept() {
-            Ok((socket, _)) => admit(shared, disk, reactor, socket),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        match accept_one(shared) {
+            Ok(Some(socket)) => admit(shared, disk, reactor, socket, None),
+            Ok(None) => break,
             Err(_) if shared.lock().stopping => break,
             Err(error) => {
                 // Out of descriptors, most likely; it passes.
@@ -231,21 +285,46 @@ fn accept_all<D: BlockDisk>(shared: &Arc<Shared>, disk: &Arc<D>, reactor: &React
     shared.wait_for_all();
 }
 
+/// The next front end; `None` when it is time to stop.
+fn accept_one(shared: &Shared) -> io::Result<Option<Kept>> {
+    let (stop, listener) = (&shared.stop, &shared.listener);
+    let mut polled = [PollFd::new(stop, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
+    while let Err(error) = poll(&mut polled, None) {
+        if error != rustix::io::Errno::INTR {
+            return Err(error.into());
+        }
+    }
+    if !polled[0].revents().is_empty() {
+        return Ok(None);
+    }
+    let socket = accept_with(listener, SocketFlags::CLOEXEC)?;
+    shared.options.vault.keep(socket, Role::FrontEnds).map(Some)
+}
+
 /// Gives a front end its thread.
 fn admit<D: BlockDisk>(
     shared: &Arc<Shared>,
     disk: &Arc<D>,
     reactor: &ReactorHandle,
-    socket: UnixStream,
+    socket: Kept,
+    inherited: Option<(Ledger, Past)>,
 ) {
     let client = connection::describe(&socket);
     let name = &shared.options.name;
-    let fault = match socket.try_clone() {
-        Ok(clone) => Arc::new(Fault::new(clone)),
-        Err(error) => return tracing::warn!(disk = name, %client, %error, "cannot serve"),
+    let fault = Arc::new(Fault::new(socket.clone()));
+    let (ledger, past) = match inherited {
+        Some((ledger, past)) => (Ok(ledger), Some(past)),
+        None => (Ledger::create(&shared.options.vault), None),
+    };
+    let ledger = match ledger {
+        Ok(ledger) => ledger,
+        Err(error) => {
+            fault.hang_up();
+            return tracing::warn!(disk = name, %client, %error, "cannot serve a front end");
+        }
     };
     let Some(id) = shared.enter(&client, &fault) else {
-        let _ = socket.shutdown(Shutdown::Both);
+        fault.hang_up();
         return tracing::warn!(disk = name, %client, "turned away: too many front ends");
     };
     let (shared_there, disk, reactor) = (Arc::clone(shared), Arc::clone(disk), reactor.clone());
@@ -253,7 +332,8 @@ fn admit<D: BlockDisk>(
         let shared = shared_there;
         // Whatever happens in here, the list is kept right.
         let _leaving = Leaving { shared: &shared, id };
-        serve_one(&shared, &disk, reactor, id, &client, socket, fault);
+        let newcomer = Newcomer { id, client, socket, fault, ledger, past };
+        serve_one(&shared, &disk, reactor, newcomer);
     });
     if let Err(error) = spawned {
         tracing::warn!(disk = name, %error, "cannot serve a front end");
@@ -272,16 +352,24 @@ impl Drop for Leaving<'_> {
     }
 }
 
+struct Newcomer {
+    id: u64,
+    client: String,
+    socket: Kept,
+    fault: Arc<Fault>,
+    ledger: Ledger,
+    past: Option<Past>,
+}
+
 fn serve_one<D: BlockDisk>(
     shared: &Shared,
     disk: &Arc<D>,
     reactor: ReactorHandle,
-    id: u64,
-    client: &str,
-    socket: UnixStream,
-    fault: Arc<Fault>,
+    newcomer: Newcomer,
 ) {
     let options = &shared.options;
+    let Newcomer { id, client, socket, fault, ledger, past } = newcomer;
+    let client = client.as_str();
     let connection = match shared.let_in(disk, id, client) {
         Ok(connection) => connection,
         Err(error) => {
@@ -289,7 +377,8 @@ fn serve_one<D: BlockDisk>(
             return fault.hang_up();
         }
     };
-    tracing::info!(disk = options.name, %client, "a front end connected");
+    let how = if past.is_some() { "a front end is served on" } else { "a front end connected" };
+    tracing::info!(disk = options.name, %client, "{how}");
     let subject = Subject {
         disk: Arc::clone(disk),
         reactor,
@@ -298,9 +387,12 @@ fn serve_one<D: BlockDisk>(
         read_only: options.read_only,
         serial: options.serial,
         buffers: Arc::clone(&options.buffers),
+        ledger: Arc::new(ledger),
+        vault: Arc::clone(&options.vault),
     };
-    match connection::serve(socket, subject) {
-        Ok(()) => tracing::info!(disk = options.name, %client, "a front end left"),
+    match connection::serve(socket, subject, past, &shared.stop) {
+        Ok(End::HandedOver) => {}
+        Ok(End::Gone) => tracing::info!(disk = options.name, %client, "a front end left"),
         Err(error) => shared.note(client, &error),
     }
     // Only now may another write: nothing of this one's is under way.

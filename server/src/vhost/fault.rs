@@ -1,21 +1,22 @@
 //! What ended a connection: the first fault, from whichever side it came.
 
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
+use rustix::net::{Shutdown, shutdown};
+
+use crate::keep::Kept;
 use crate::vhost::VhostError;
 
 /// Shared by a connection's thread and its rings.
 #[derive(Debug)]
 pub(crate) struct Fault {
     first: Mutex<Option<VhostError>>,
-    socket: UnixStream,
+    socket: Kept,
 }
 
 impl Fault {
     /// Of the connection on `socket`.
-    pub(crate) fn new(socket: UnixStream) -> Self {
+    pub(crate) fn new(socket: Kept) -> Self {
         Self { first: Mutex::new(None), socket }
     }
 
@@ -28,7 +29,7 @@ impl Fault {
     /// Ends the connection; its thread wakes up.
     pub(crate) fn hang_up(&self) {
         // Fails only where the front end hung up first.
-        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = shutdown(&self.socket, Shutdown::Both);
     }
 
     /// Why it ended, if for a reason.

@@ -92,7 +92,7 @@ impl InflightRegion {
 
     /// Maps a region that the front end hands back.
     pub(crate) fn adopt(
-        file: File,
+        file: Arc<File>,
         offset: u64,
         bytes: u64,
         shape: Shape,
@@ -102,6 +102,14 @@ impl InflightRegion {
         }
         let mapping = SharedMapping::new(file, offset, shape.bytes())?;
         Ok(Self { mapping: Arc::new(mapping), shape })
+    }
+
+    /// Forgets what is in one queue's part.
+    pub(crate) fn clear(&self, index: u16) {
+        let base = self.shape.queue_bytes() * usize::from(index);
+        let mapping = Arc::clone(&self.mapping);
+        let queue = InflightQueue { mapping, base, entries: self.shape.entries, next_counter: 0 };
+        queue.store(VERSION_AT, 0u16);
     }
 
     /// One queue's part, checked, and made ready where it is new. `used_index` is where the
@@ -236,14 +244,16 @@ mod tests {
 
     fn region() -> (File, InflightRegion) {
         let (file, bytes) = InflightRegion::create(SHAPE).unwrap();
-        let region = InflightRegion::adopt(file.try_clone().unwrap(), 0, bytes, SHAPE).unwrap();
+        let region =
+            InflightRegion::adopt(Arc::new(file.try_clone().unwrap()), 0, bytes, SHAPE).unwrap();
         (file, region)
     }
 
     /// A successor's view of the same memory.
     fn reopened(file: &File, queue: u16, used: u16) -> Vec<u16> {
         let bytes = to_u64(SHAPE.bytes());
-        let region = InflightRegion::adopt(file.try_clone().unwrap(), 0, bytes, SHAPE).unwrap();
+        let region =
+            InflightRegion::adopt(Arc::new(file.try_clone().unwrap()), 0, bytes, SHAPE).unwrap();
         region.queue(queue, 8, used).unwrap().recover(used)
     }
 
@@ -309,7 +319,7 @@ mod tests {
         assert!(region.queue(2, 8, 0).is_err(), "no such queue");
         assert!(region.queue(0, 16, 0).is_err(), "a ring larger than its part");
         let bytes = to_u64(SHAPE.bytes());
-        let again = || file.try_clone().unwrap();
+        let again = || Arc::new(file.try_clone().unwrap());
         assert!(InflightRegion::adopt(again(), 0, bytes - 1, SHAPE).is_err(), "too small");
         assert!(InflightRegion::adopt(again(), 4096, bytes, SHAPE).is_err(), "past its end");
         std::os::unix::fs::FileExt::write_all_at(&file, &[9], 8).unwrap();

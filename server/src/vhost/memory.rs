@@ -3,7 +3,6 @@
 //! The map that requests use is frozen; every change makes a new one. A region leaves our
 //! address space when the last request that was parsed against it has ended.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use vhost::vhost_user::message::VhostUserMemoryRegion;
@@ -12,6 +11,8 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 use bough_blockstore::to_usize;
 
 use crate::guest::Memory;
+use crate::keep::Kept;
+use crate::vhost::record::{RegionRecord, Snapshot};
 use crate::vhost::{SharedMapping, SharedRegion, VhostError};
 
 /// Regions accepted at most; what libvhost-user offers.
@@ -35,7 +36,14 @@ impl Place {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryMap {
     memory: Arc<Memory>,
-    places: Vec<Place>,
+    places: Vec<(Place, Origin)>,
+}
+
+/// What a region is a mapping of.
+#[derive(Clone, Debug)]
+struct Origin {
+    file: Kept,
+    offset: u64,
 }
 
 impl MemoryMap {
@@ -48,7 +56,7 @@ impl MemoryMap {
     pub(crate) fn add(
         &mut self,
         region: &VhostUserMemoryRegion,
-        file: File,
+        file: Kept,
     ) -> Result<(), VhostError> {
         if self.places.len() >= MAX_REGIONS {
             return Err(VhostError::TooManyRegions);
@@ -59,13 +67,14 @@ impl MemoryMap {
         if place.bytes == 0 || end.is_none() || place.user.checked_add(place.bytes).is_none() {
             return Err(bad);
         }
-        let mapping = SharedMapping::new(file, region.mmap_offset, to_usize(place.bytes))?;
+        let offset = region.mmap_offset;
+        let mapping = SharedMapping::new(Arc::clone(file.file()), offset, to_usize(place.bytes))?;
         let region = SharedRegion::new(mapping, GuestAddress(place.guest)).ok_or(bad)?;
         let memory = self.memory.insert_region(Arc::new(region)).map_err(|_| {
             VhostError::OverlappingRegion { guest: place.guest, bytes: place.bytes }
         })?;
         self.memory = Arc::new(memory);
-        self.places.push(place);
+        self.places.push((place, Origin { file, offset }));
         Ok(())
     }
 
@@ -73,7 +82,7 @@ impl MemoryMap {
     pub(crate) fn remove(&mut self, region: &VhostUserMemoryRegion) -> Result<(), VhostError> {
         let place = Place::of(region);
         let unknown = VhostError::UnknownRegion { guest: place.guest, bytes: place.bytes };
-        let Some(index) = self.places.iter().position(|known| *known == place) else {
+        let Some(index) = self.places.iter().position(|(known, _)| *known == place) else {
             return Err(unknown);
         };
         let (memory, _) = self
@@ -85,10 +94,20 @@ impl MemoryMap {
         Ok(())
     }
 
+    /// What a successor has to map.
+    pub(crate) fn describe(&self, all: &mut Snapshot) -> Vec<RegionRecord> {
+        let describe = |(place, origin): &(Place, Origin)| {
+            let Place { guest, user, bytes } = *place;
+            RegionRecord { guest, user, bytes, offset: origin.offset, file: all.name(&origin.file) }
+        };
+        self.places.iter().map(describe).collect()
+    }
+
     /// The guest address of one of the front end's own addresses.
     pub(crate) fn guest_address(&self, user: u64) -> Result<GuestAddress, VhostError> {
         self.places
             .iter()
+            .map(|(place, _)| place)
             .find(|place| (place.user..place.user + place.bytes).contains(&user))
             .map(|place| GuestAddress(user - place.user + place.guest))
             .ok_or(VhostError::UnknownAddress { user })
@@ -105,14 +124,15 @@ mod tests {
     use vm_memory::Bytes;
 
     use super::*;
+    use crate::keep::{Role, Vault};
 
     const FILE_BYTES: u64 = 0x4000;
 
-    fn file() -> File {
+    fn file() -> Kept {
         let flags = rustix::fs::MemfdFlags::CLOEXEC;
-        let file = File::from(rustix::fs::memfd_create("guest", flags).unwrap());
-        file.set_len(FILE_BYTES).unwrap();
-        file
+        let file = rustix::fs::memfd_create("guest", flags).unwrap();
+        rustix::fs::ftruncate(&file, FILE_BYTES).unwrap();
+        Arc::new(Vault::default()).keep(file, Role::FrontEnds).unwrap()
     }
 
     fn region(guest: u64, bytes: u64, user: u64, offset: u64) -> VhostUserMemoryRegion {
@@ -134,13 +154,13 @@ mod tests {
         let mut map = MemoryMap::default();
         let shared = file();
         let first = region(0, 0x1000, 0x1000, 0);
-        map.add(&first, shared.try_clone().unwrap()).unwrap();
+        map.add(&first, shared.clone()).unwrap();
         let kept = map.memory();
         map.remove(&first).unwrap();
         assert!(!map.memory().check_range(GuestAddress(0), 1));
         kept.write_slice(b"late", GuestAddress(0)).unwrap();
         let mut bytes = [0; 4];
-        std::os::unix::fs::FileExt::read_exact_at(&shared, &mut bytes, 0).unwrap();
+        std::os::unix::fs::FileExt::read_exact_at(&**shared.file(), &mut bytes, 0).unwrap();
         assert_eq!(&bytes, b"late");
     }
 

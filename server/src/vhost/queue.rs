@@ -1,26 +1,50 @@
 //! One queue of a session: what the front end has said of it, and its ring where it runs.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bough_blockstore::ReactorHandle;
+use serde::{Deserialize, Serialize};
 
 use crate::disk::BlockDisk;
+use crate::keep::{Identity, Kept};
 use crate::vhost::config::Features;
+use crate::vhost::ledger::Ledger;
 use crate::vhost::memory::MemoryMap;
-use crate::vhost::ring::{Layout, Ring, Surroundings};
+use crate::vhost::record::Snapshot;
+use crate::vhost::ring::{Layout, Past, Prepared, Ring, Surroundings};
 use crate::vhost::{InflightRegion, VhostError};
 
 /// Descriptors in a ring at most; virtio's own bound.
 const MAX_SIZE: u32 = 32768;
 
 /// Where a ring lies, as the front end sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Addresses {
     pub(crate) descriptors: u64,
     pub(crate) available: u64,
     pub(crate) used: u64,
+}
+
+/// What a successor has to know of a queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct QueueRecord {
+    size: u16,
+    addresses: Option<Addresses>,
+    base: u16,
+    enabled: bool,
+    /// Of a ring that runs: how far the available ring was ahead, as in [`Past`].
+    ahead: Option<u16>,
+    pub(crate) kick: Option<Identity>,
+    pub(crate) call: Option<Identity>,
+    pub(crate) error: Option<Identity>,
+}
+
+impl QueueRecord {
+    /// The eventfds that it names.
+    pub(crate) fn bells(&self) -> impl Iterator<Item = &Identity> {
+        [&self.kick, &self.call, &self.error].into_iter().flatten()
+    }
 }
 
 /// A queue, running or not.
@@ -32,11 +56,15 @@ pub(crate) struct QueueSetup<D: BlockDisk> {
     base: u16,
     enabled: bool,
     /// Given: the ring is started.
-    kick: Option<Arc<OwnedFd>>,
-    call: Option<Arc<File>>,
-    error: Option<Arc<File>>,
+    kick: Option<Kept>,
+    call: Option<Kept>,
+    error: Option<Kept>,
     /// The ring, where it is started and enabled, and its place when it was started.
     running: Option<(Arc<Ring<D>>, Layout)>,
+    /// What that ring is to begin with, until it has begun.
+    to_begin: Option<Vec<u16>>,
+    /// How far its available ring was ahead.
+    ahead: Option<u16>,
 }
 
 impl<D: BlockDisk> QueueSetup<D> {
@@ -52,6 +80,8 @@ impl<D: BlockDisk> QueueSetup<D> {
             call: None,
             error: None,
             running: None,
+            to_begin: None,
+            ahead: None,
         }
     }
 
@@ -94,47 +124,88 @@ impl<D: BlockDisk> QueueSetup<D> {
     }
 
     /// Another kick means another start.
-    pub(crate) fn set_kick(&mut self, kick: Arc<OwnedFd>) {
+    pub(crate) fn set_kick(&mut self, kick: Kept) {
         self.rest();
         self.kick = Some(kick);
     }
 
-    pub(crate) fn set_call(&mut self, call: Option<Arc<File>>) {
+    pub(crate) fn set_call(&mut self, call: Option<Kept>) {
         self.call = call;
         if let Some((ring, _)) = &self.running {
-            ring.set_call(self.call.clone());
+            ring.set_call(file(self.call.as_ref()));
         }
     }
 
-    pub(crate) fn set_error(&mut self, error: Option<Arc<File>>) {
+    pub(crate) fn set_error(&mut self, error: Option<Kept>) {
         self.error = error;
         if let Some((ring, _)) = &self.running {
-            ring.set_error(self.error.clone());
+            ring.set_error(file(self.error.as_ref()));
         }
     }
 
-    /// Starts the ring if it is started and enabled and does not run. A kick that came too early
-    /// is not missed: a ring begins by looking.
+    /// Makes the ring ready to [begin](Self::begin) if it is started and enabled and does not run. A
+    /// kick that came too early is not missed: a ring begins by looking.
     pub(crate) fn start_if_ready(
         &mut self,
         map: &MemoryMap,
         region: Option<&InflightRegion>,
         features: Features,
         around: Surroundings<D>,
-        reactor: &ReactorHandle,
+        ledger: &Ledger,
     ) -> Result<(), VhostError> {
-        let Some(kick) = self.kick.clone() else { return Ok(()) };
-        if !self.enabled || self.runs() {
+        if self.kick.is_none() || !self.enabled || self.runs() {
             return Ok(());
         }
         let layout = self.layout(map, features)?;
-        let ring = Ring::start(&layout, around, region, kick, reactor)?;
-        ring.set_error(self.error.clone());
+        let past = match region {
+            Some(region) => Past { region: region.clone(), part: self.index, ahead: Some(0) },
+            None => Past {
+                region: ledger.region(self.index, self.size)?,
+                part: 0,
+                ahead: self.ahead.take(),
+            },
+        };
+        let Prepared { ring, unanswered, ahead } = Ring::prepare(&layout, around, &past)?;
+        ring.set_error(file(self.error.as_ref()));
         if self.call.is_some() {
-            ring.set_call(self.call.clone());
+            ring.set_call(file(self.call.as_ref()));
         }
         self.running = Some((ring, layout));
+        self.to_begin = Some(unanswered);
+        self.ahead = Some(ahead);
         Ok(())
+    }
+
+    /// Begins to serve a ring that has become ready. What makes it run must be written down by now: a
+    /// successor that did not know that it ran would start it once more.
+    pub(crate) fn begin(&mut self, reactor: &ReactorHandle) {
+        let (Some((ring, _)), Some(kick)) = (&self.running, &self.kick) else { return };
+        if let Some(unanswered) = self.to_begin.take() {
+            Arc::clone(ring).begin(Arc::clone(kick.file()), unanswered, reactor);
+        }
+    }
+
+    /// What a successor has to know of me.
+    pub(crate) fn describe(&self, all: &mut Snapshot) -> QueueRecord {
+        let mut name = |kept: &Option<Kept>| kept.as_ref().map(|kept| all.name(kept));
+        QueueRecord {
+            size: self.size,
+            addresses: self.addresses,
+            base: self.base,
+            enabled: self.enabled,
+            ahead: self.ahead,
+            kick: name(&self.kick),
+            call: name(&self.call),
+            error: name(&self.error),
+        }
+    }
+
+    /// Becomes a dead server's queue.
+    pub(crate) fn take_up(&mut self, known: &QueueRecord, bells: [Option<Kept>; 3]) {
+        let [kick, call, error] = bells;
+        let QueueRecord { size, addresses, base, enabled, ahead, .. } = *known;
+        let fresh = Self::new(self.index);
+        *self = Self { size, addresses, base, enabled, ahead, kick, call, error, ..fresh };
     }
 
     fn layout(&self, map: &MemoryMap, features: Features) -> Result<Layout, VhostError> {
@@ -172,6 +243,7 @@ impl<D: BlockDisk> QueueSetup<D> {
     fn rest(&mut self) {
         if let Some((ring, _)) = self.running.take() {
             self.base = ring.drain();
+            (self.to_begin, self.ahead) = (None, None);
         }
     }
 
@@ -195,4 +267,8 @@ impl<D: BlockDisk> QueueSetup<D> {
             ring.abandon();
         }
     }
+}
+
+fn file(kept: Option<&Kept>) -> Option<Arc<File>> {
+    kept.map(|kept| Arc::clone(kept.file()))
 }

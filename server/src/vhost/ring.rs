@@ -9,7 +9,6 @@
 //! stopped ring has nothing under way.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -66,6 +65,26 @@ pub(crate) struct Surroundings<D> {
     pub(crate) buffers: Arc<Buffers>,
 }
 
+/// Where it is noted which requests were taken and not answered.
+pub(crate) struct Past {
+    pub(crate) region: InflightRegion,
+    /// Which of the region's parts is the ring's.
+    pub(crate) part: u16,
+    /// How far the available ring was ahead of the used ring when nothing was under way; known of
+    /// a ring that goes on. A front end's region knows better than the front end's base, which may not
+    /// count what a killed server took: zero there. `None`: the ring begins, whatever the region says.
+    pub(crate) ahead: Option<u16>,
+}
+
+/// A ring that is ready to [begin](Ring::begin).
+pub(crate) struct Prepared<D> {
+    pub(crate) ring: Arc<Ring<D>>,
+    /// Taken by a dead server, in order.
+    pub(crate) unanswered: Vec<u16>,
+    /// As in [`Past`], for a successor.
+    pub(crate) ahead: u16,
+}
+
 /// A virtqueue being served.
 pub(crate) struct Ring<D> {
     index: u16,
@@ -86,7 +105,7 @@ struct State {
     phase: Phase,
     queue: Queue,
     memory: Arc<Memory>,
-    log: Option<InflightQueue>,
+    log: InflightQueue,
     /// Which chains are taken, by first descriptor.
     taken: Vec<bool>,
     under_way: usize,
@@ -128,15 +147,13 @@ struct Claim {
 }
 
 impl<D: BlockDisk> Ring<D> {
-    /// Checks a ring and begins to serve it. What `region` says was left unanswered goes first.
-    pub(crate) fn start(
+    /// Checks a ring and makes it ready to be served.
+    pub(crate) fn prepare(
         layout: &Layout,
         around: Surroundings<D>,
-        region: Option<&InflightRegion>,
-        kick: Arc<OwnedFd>,
-        reactor: &ReactorHandle,
-    ) -> Result<Arc<Self>, VhostError> {
-        let (state, unanswered) = prepare(layout, around.memory, region)?;
+        past: &Past,
+    ) -> Result<Prepared<D>, VhostError> {
+        let (state, unanswered, ahead) = prepare(layout, around.memory, past)?;
         let ring = Arc::new(Self {
             index: layout.index,
             table: Table { address: layout.descriptors, count: layout.size },
@@ -149,9 +166,17 @@ impl<D: BlockDisk> Ring<D> {
             idle: Condvar::new(),
             wake: Notify::new(),
         });
-        let served = Arc::clone(&ring);
-        reactor.spawn(move || Box::pin(served.serve(kick, unanswered)));
-        Ok(ring)
+        Ok(Prepared { ring, unanswered, ahead })
+    }
+
+    /// Begins to serve. What a dead server left unanswered goes first.
+    pub(crate) fn begin(
+        self: Arc<Self>,
+        kick: Arc<File>,
+        unanswered: Vec<u16>,
+        reactor: &ReactorHandle,
+    ) {
+        reactor.spawn(move || Box::pin(self.serve(kick, unanswered)));
     }
 
     /// Where to tell the driver of completions. It is told at once: what was published before it
@@ -211,7 +236,7 @@ impl<D: BlockDisk> Ring<D> {
     }
 
     /// The ring's task.
-    async fn serve(self: Arc<Self>, kick: Arc<OwnedFd>, unanswered: Vec<u16>) {
+    async fn serve(self: Arc<Self>, kick: Arc<File>, unanswered: Vec<u16>) {
         for head in unanswered {
             match self.claim_again(head) {
                 Ok((claim, request, memory)) => self.launch(claim, request, memory),
@@ -223,7 +248,7 @@ impl<D: BlockDisk> Ring<D> {
         }
     }
 
-    async fn take_all(self: &Arc<Self>, kick: &Arc<OwnedFd>) -> Result<(), VhostError> {
+    async fn take_all(self: &Arc<Self>, kick: &Arc<File>) -> Result<(), VhostError> {
         let mut looks_in_vain = 0;
         loop {
             match self.take_turn()? {
@@ -265,7 +290,7 @@ impl<D: BlockDisk> Ring<D> {
         Ok(Turn::More)
     }
 
-    async fn wait_for_work(&self, kick: &Arc<OwnedFd>) -> Result<(), VhostError> {
+    async fn wait_for_work(&self, kick: &Arc<File>) -> Result<(), VhostError> {
         let woken = async {
             self.wake.notified().await;
             Ok(())
@@ -299,9 +324,7 @@ impl<D: BlockDisk> Ring<D> {
         if state.taken[usize::from(head)] {
             return Err(VhostError::TakenTwice { queue: self.index, head });
         }
-        if let Some(log) = &mut state.log {
-            log.taken(head);
-        }
+        state.log.taken(head);
         self.claim(&mut state, head)
             .map(|(claim, request, memory)| Taken::Request(claim, request, memory))
     }
@@ -350,8 +373,7 @@ impl<D: BlockDisk> Ring<D> {
             drop(guard);
             return self.broken(VhostError::MemoryVanished);
         }
-        let published =
-            complete::publish(&state.memory, &mut state.queue, state.log.as_ref(), finished);
+        let published = complete::publish(&state.memory, &mut state.queue, &state.log, finished);
         if let Err(error) = published {
             drop(guard);
             return self.broken(self.ring_error(error));
@@ -450,7 +472,7 @@ enum Turn {
 impl State {
     /// Whether the front end cut its memory short: what we read there now is not its.
     fn memory_vanished(&self) -> bool {
-        memory::vanished(&self.memory) || self.log.as_ref().is_some_and(InflightQueue::vanished)
+        memory::vanished(&self.memory) || self.log.vanished()
     }
 
     /// The next chain's first descriptor. Where there is one, kicks tell us nothing for now.
@@ -502,8 +524,8 @@ impl<D: BlockDisk> Drop for UnderWay<D> {
 fn prepare(
     layout: &Layout,
     memory: Arc<Memory>,
-    region: Option<&InflightRegion>,
-) -> Result<(State, Vec<u16>), VhostError> {
+    past: &Past,
+) -> Result<(State, Vec<u16>, u16), VhostError> {
     let bad = || VhostError::BadRing { queue: usize::from(layout.index) };
     let mut queue = make_queue(layout).map_err(|_| bad())?;
     if !queue.is_valid(&*memory) {
@@ -512,15 +534,14 @@ fn prepare(
     let used = queue.used_idx(&*memory, std::sync::atomic::Ordering::Acquire);
     let used = used.map_err(|_| bad())?.0;
     queue.set_next_used(used);
-    queue.set_next_avail(layout.base);
-    let mut log = region.map(|region| region.queue(layout.index, layout.size, used)).transpose()?;
-    let unanswered = log.as_mut().map(|log| log.recover(used)).unwrap_or_default();
-    if log.is_some() {
-        // The region knows better than the front end, which may not have seen what a killed
-        // server took.
-        let taken = u16::try_from(unanswered.len()).unwrap_or(u16::MAX);
-        queue.set_next_avail(used.wrapping_add(taken));
+    if past.ahead.is_none() {
+        past.region.clear(past.part);
     }
+    let mut log = past.region.queue(past.part, layout.size, used)?;
+    let unanswered = log.recover(used);
+    let taken = u16::try_from(unanswered.len()).unwrap_or(u16::MAX);
+    let ahead = past.ahead.unwrap_or(layout.base.wrapping_sub(used));
+    queue.set_next_avail(used.wrapping_add(taken).wrapping_add(ahead));
     if let Some(head) = unanswered.iter().find(|head| **head >= layout.size) {
         let (queue, head, size) = (layout.index, *head, layout.size);
         return Err(VhostError::InflightHead { queue, head, size });
@@ -538,7 +559,7 @@ fn prepare(
         signal_due: false,
         kick_wanted: true,
     };
-    Ok((state, unanswered))
+    Ok((state, unanswered, ahead))
 }
 
 fn make_queue(layout: &Layout) -> Result<Queue, virtio_queue::Error> {

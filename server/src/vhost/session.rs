@@ -5,6 +5,7 @@
 //! ring: a queue that is set up, enabled and kicked becomes a [`Ring`], which does.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use vhost::vhost_user::message::{
@@ -17,14 +18,18 @@ use vhost::vhost_user::{
 };
 
 use bough_blockstore::{ReactorHandle, to_usize};
+use serde::{Deserialize, Serialize};
 
 use crate::buffers::Buffers;
 use crate::disk::BlockDisk;
 use crate::execute::{Policy, SERIAL_BYTES};
+use crate::keep::{Identity, Kept, Role, Vault};
 use crate::vhost::config::{self, Features};
 use crate::vhost::fault::Fault;
+use crate::vhost::ledger::Ledger;
 use crate::vhost::memory::{MAX_REGIONS, MemoryMap};
 use crate::vhost::queue::{Addresses, QueueSetup};
+use crate::vhost::record::Snapshot;
 use crate::vhost::ring::Surroundings;
 use crate::vhost::{InflightRegion, Shape, VhostError, eventfd};
 
@@ -39,16 +44,35 @@ pub(crate) struct Subject<D> {
     pub(crate) read_only: bool,
     pub(crate) serial: [u8; SERIAL_BYTES],
     pub(crate) buffers: Arc<Buffers>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) vault: Arc<Vault>,
+}
+
+/// A front end's in-flight region, for a successor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InflightRecord {
+    pub(crate) file: Identity,
+    offset: u64,
+    bytes: u64,
+    queues: u16,
+    entries: u16,
 }
 
 /// One front end's device.
 pub(crate) struct Session<D: BlockDisk> {
     subject: Subject<D>,
-    features: Features,
-    protocol: VhostUserProtocolFeatures,
-    map: MemoryMap,
-    region: Option<InflightRegion>,
-    queues: Vec<QueueSetup<D>>,
+    pub(super) features: Features,
+    pub(super) protocol: VhostUserProtocolFeatures,
+    pub(super) map: MemoryMap,
+    region: Option<Region>,
+    pub(super) queues: Vec<QueueSetup<D>>,
+}
+
+/// A front end's in-flight region.
+struct Region {
+    region: InflightRegion,
+    record: InflightRecord,
+    file: Kept,
 }
 
 impl<D: BlockDisk> Session<D> {
@@ -83,6 +107,36 @@ impl<D: BlockDisk> Session<D> {
         }
     }
 
+    /// Begins to serve the rings that have become ready since the last time.
+    pub(crate) fn begin(&mut self) {
+        let reactor = &self.subject.reactor;
+        self.queues.iter_mut().for_each(|queue| queue.begin(reactor));
+    }
+
+    /// Has a descriptor outlive us.
+    fn keep(&self, file: File) -> Result<Kept, VhostError> {
+        self.subject.vault.keep(OwnedFd::from(file), Role::FrontEnds).map_err(VhostError::keeping)
+    }
+
+    /// Maps a front end's in-flight region.
+    pub(super) fn adopt_region(
+        &mut self,
+        record: &InflightRecord,
+        file: Kept,
+    ) -> Result<(), VhostError> {
+        let shape = Shape { queues: record.queues, entries: record.entries };
+        let mapped = Arc::clone(file.file());
+        let region = InflightRegion::adopt(mapped, record.offset, record.bytes, shape)?;
+        self.region = Some(Region { region, record: record.clone(), file });
+        Ok(())
+    }
+
+    pub(super) fn describe_region(&self, all: &mut Snapshot) -> Option<InflightRecord> {
+        let region = self.region.as_ref()?;
+        all.name(&region.file);
+        Some(region.record.clone())
+    }
+
     fn queue(&mut self, index: usize) -> Result<&mut QueueSetup<D>, VhostError> {
         let queues = self.queues.len();
         self.queues.get_mut(index).ok_or(VhostError::NoSuchQueue { queue: index, queues })
@@ -95,8 +149,8 @@ impl<D: BlockDisk> Session<D> {
         if queue.runs() { Err(VhostError::QueueRuns { queue: index }) } else { Ok(queue) }
     }
 
-    /// Starts a queue if all that it needs is there.
-    fn start_if_ready(&mut self, index: usize) -> Result<(), VhostError> {
+    /// Makes a queue ready to begin if all that it needs is there.
+    pub(super) fn start_if_ready(&mut self, index: usize) -> Result<(), VhostError> {
         let subject = &self.subject;
         let around = Surroundings {
             disk: Arc::clone(&subject.disk),
@@ -116,7 +170,8 @@ impl<D: BlockDisk> Session<D> {
         let queues = self.queues.len();
         let queue =
             self.queues.get_mut(index).ok_or(VhostError::NoSuchQueue { queue: index, queues })?;
-        queue.start_if_ready(map, region, features, around, &subject.reactor)
+        let region = region.map(|region| &region.region);
+        queue.start_if_ready(map, region, features, around, &subject.ledger)
     }
 
     /// Puts another memory map under everything.
@@ -215,7 +270,7 @@ impl<D: BlockDisk> VhostUserBackendReqHandlerMut for Session<D> {
     ) -> Answer<Option<Vec<u64>>> {
         let mut map = MemoryMap::default();
         for (region, file) in regions.iter().zip(files) {
-            map.add(region, file)?;
+            map.add(region, self.keep(file)?)?;
         }
         self.replace_map(map)?;
         Ok(None)
@@ -232,7 +287,7 @@ impl<D: BlockDisk> VhostUserBackendReqHandlerMut for Session<D> {
         _postcopy: Option<bool>,
     ) -> Answer<Option<u64>> {
         let mut map = self.map.clone();
-        map.add(region, file)?;
+        map.add(region, self.keep(file)?)?;
         self.replace_map(map)?;
         Ok(None)
     }
@@ -281,19 +336,22 @@ impl<D: BlockDisk> VhostUserBackendReqHandlerMut for Session<D> {
         let kick = checked_eventfd(index, file)?;
         let queue = usize::from(index);
         let kick = kick.ok_or(VhostError::NoKick { queue })?;
-        self.queue(queue)?.set_kick(Arc::new(kick.into()));
+        let kick = self.keep(kick)?;
+        self.queue(queue)?.set_kick(kick);
         Ok(self.start_if_ready(queue)?)
     }
 
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Answer<()> {
         let call = checked_eventfd(index, file)?;
-        self.queue(usize::from(index))?.set_call(call.map(Arc::new));
+        let call = call.map(|call| self.keep(call)).transpose()?;
+        self.queue(usize::from(index))?.set_call(call);
         Ok(())
     }
 
     fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Answer<()> {
         let error = checked_eventfd(index, file)?;
-        self.queue(usize::from(index))?.set_error(error.map(Arc::new));
+        let error = error.map(|error| self.keep(error)).transpose()?;
+        self.queue(usize::from(index))?.set_error(error);
         Ok(())
     }
 
@@ -338,8 +396,10 @@ impl<D: BlockDisk> VhostUserBackendReqHandlerMut for Session<D> {
         }
         let shape = Shape::of(given, self.subject.queues)?;
         let (offset, bytes) = (given.mmap_offset, given.mmap_size);
-        self.region = Some(InflightRegion::adopt(file, offset, bytes, shape)?);
-        Ok(())
+        let file = self.keep(file)?;
+        let Shape { queues, entries } = shape;
+        let record = InflightRecord { file: file.name().clone(), offset, bytes, queues, entries };
+        Ok(self.adopt_region(&record, file)?)
     }
 
     // What follows is not offered; the crate lets none of it through.

@@ -24,10 +24,10 @@ pub(crate) struct SharedMapping {
 
 impl SharedMapping {
     /// Maps `bytes` of `file` from `offset` on.
-    pub(crate) fn new(file: File, offset: u64, bytes: usize) -> Result<Self, VhostError> {
+    pub(crate) fn new(file: Arc<File>, offset: u64, bytes: usize) -> Result<Self, VhostError> {
         check_length(&file, offset, bytes)?;
         let page_bytes = page_bytes(&file);
-        let mapping = MmapRegion::from_file(FileOffset::new(file, offset), bytes)
+        let mapping = MmapRegion::from_file(FileOffset::from_arc(file, offset), bytes)
             .map_err(|source| VhostError::Map { source: Arc::new(source) })?;
         let guarded = Guarded::new(mapping.as_ptr(), bytes, page_bytes);
         Ok(Self { guarded, mapping: Arc::new(mapping) })

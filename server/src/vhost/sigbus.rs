@@ -15,8 +15,9 @@ use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Regions that can be guarded at once; further ones go unguarded, and say so.
-const SLOTS: usize = 4096;
+/// Regions that can be guarded at once; further ones go unguarded, and say so. Two for each of
+/// 10,000 front ends, and some.
+const SLOTS: usize = 32768;
 
 struct Slot {
     /// First address; zero is a free slot, one a slot being filled or emptied.
@@ -138,8 +139,12 @@ pub(crate) struct Guarded {
 impl Guarded {
     /// Guards the mapping of `bytes` from `start` on, in pages of `page_bytes`.
     pub(crate) fn new(start: *mut u8, bytes: usize, page_bytes: usize) -> Self {
-        let free = REGISTRY.iter().position(|slot| {
-            slot.start.compare_exchange(0, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        // Each looks from elsewhere on, past those that were taken before.
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let from = NEXT.fetch_add(1, Ordering::Relaxed);
+        let free = (0..SLOTS).map(|at| from.wrapping_add(at) % SLOTS).find(|slot| {
+            let start = &REGISTRY[*slot].start;
+            start.compare_exchange(0, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         });
         match free {
             Some(index) => {

@@ -57,6 +57,7 @@ impl Rig {
             read_only,
             serial: SERIAL,
             buffers: Arc::new(Buffers::new(16 << 20)),
+            vault: Arc::default(),
         };
         let disk = Arc::new(MemoryDisk::new(1 << 20));
         disk.hold(held);

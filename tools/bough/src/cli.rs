@@ -163,6 +163,9 @@ pub struct Serve {
     /// Threads that serve disks [default: one a processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub reactors: Option<u16>,
+    /// Wait for the server there is, holding its connections, and take over when it dies
+    #[arg(long)]
+    pub spare: bool,
     /// Log JSON
     #[arg(long)]
     pub log_json: bool,

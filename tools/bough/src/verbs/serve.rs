@@ -32,6 +32,7 @@ fn options(args: &Serve) -> Result<ServeOptions, Failure> {
         socket_dir: args.socket_dir.clone().unwrap_or_else(default_socket_dir),
         disk_rights: SocketRights { group, mode: args.socket_mode },
         control_rights,
+        spare: args.spare,
     })
 }
 

@@ -1,5 +1,7 @@
 //! A client of a served disk, and what it writes.
 
+use std::path::Path;
+
 use bough_tests::vhost::{Driver, FrontEnd, features, protocol};
 
 use super::Rig;
@@ -31,9 +33,14 @@ pub fn stamp(sector: u64, number: u64) -> [u8; SECTOR_BYTES] {
     bytes
 }
 
-/// A front end on the server's socket, its queue running.
+/// A front end on a disk's socket, its queue running.
 pub fn connect(rig: &Rig, disk: &str) -> (FrontEnd, Driver) {
-    let front = FrontEnd::connect(&rig.path(&format!("run/{disk}.sock")), Driver::memory_bytes(1));
+    connect_to(&rig.path(&format!("run/{disk}.sock")))
+}
+
+/// As [`connect`], by the socket's path.
+pub fn connect_to(socket: &Path) -> (FrontEnd, Driver) {
+    let front = FrontEnd::connect(socket, Driver::memory_bytes(1));
     front.negotiate(features::USUAL, protocol::ALL);
     front.share(0, Driver::memory_bytes(1));
     let driver = Driver::new(0);

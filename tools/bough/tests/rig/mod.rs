@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every story uses another part")]
 
 pub mod client;
+pub mod model;
 
 use std::io::Read;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use bough_tests::manager::Manager;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -19,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Rig {
     folder: TempDir,
     server: Option<Child>,
+    spare: Option<Child>,
 }
 
 /// How a command ended.
@@ -32,7 +35,7 @@ pub struct Done {
 impl Rig {
     /// No store yet.
     pub fn bare() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), server: None }
+        Self { folder: tempfile::tempdir().unwrap(), server: None, spare: None }
     }
 
     /// An empty store.
@@ -123,6 +126,27 @@ impl Rig {
 
     #[track_caller]
     pub fn serve_with(&mut self, args: &[&str]) {
+        self.server = Some(self.start_server(args, "READY=1"));
+    }
+
+    /// Has a double of systemd start the server, with what it holds.
+    pub fn serve_under(&mut self, manager: &Manager, args: &[&str]) {
+        let mut command = self.command();
+        command.args(["serve", "--reactors", "2", "--memory", "64M"]).args(args);
+        if let Some(mut dead) = self.server.take() {
+            dead.wait().unwrap();
+        }
+        self.server = Some(manager.start(&command));
+    }
+
+    /// Starts a spare and waits until it holds what the server has.
+    #[track_caller]
+    pub fn stand_by(&mut self) {
+        // The server may say that it is ready just now, too: to whoever listens there.
+        self.spare = Some(self.start_server(&["--spare"], "STATUS=standing by"));
+    }
+
+    fn start_server(&self, args: &[&str], awaited: &str) -> Child {
         let notify = self.path("notify");
         let _ = std::fs::remove_file(&notify);
         let ready = UnixDatagram::bind(&notify).unwrap();
@@ -137,12 +161,22 @@ impl Rig {
         let mut server = command.spawn().unwrap();
         let begun = std::time::Instant::now();
         let mut message = [0; 64];
-        while ready.recv(&mut message).is_err() {
+        let mut said = |ready: &UnixDatagram| {
+            let count = ready.recv(&mut message).unwrap_or(0);
+            String::from_utf8_lossy(&message[..count]).contains(awaited)
+        };
+        while !said(&ready) {
             let ended = server.try_wait().unwrap();
             assert!(ended.is_none(), "the server ended with {ended:?}: {}", self.log());
             assert!(begun.elapsed() < PATIENCE, "the server is not ready: {}", self.log());
         }
-        self.server = Some(server);
+        server
+    }
+
+    /// The server was killed or stopped: the spare is the server now.
+    pub fn succeed(&mut self) {
+        let mut dead = std::mem::replace(&mut self.server, self.spare.take()).unwrap();
+        dead.wait().unwrap();
     }
 
     /// What servers have logged.
@@ -154,7 +188,7 @@ impl Rig {
         self.server.as_ref().unwrap().id()
     }
 
-    fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         let pid = self.server_pid().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
@@ -187,7 +221,11 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        if let Some(server) = &mut self.server {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        // The spare first: it would take over.
+        for server in [&mut self.spare, &mut self.server].into_iter().flatten() {
             let _ = server.kill();
             let _ = server.wait();
         }
