@@ -33,7 +33,9 @@ pub(crate) fn submit(request: Request) -> Op {
 ///
 /// # Panics
 /// Where the thread runs no reactor.
-pub fn readable(file: Arc<impl AsFd + Send + Sync + 'static>) -> impl Future<Output = io::Result<()>> {
+pub fn readable(
+    file: Arc<impl AsFd + Send + Sync + 'static>,
+) -> impl Future<Output = io::Result<()>> {
     let op = submit(Request::Readable { file });
     async move { op.await.1 }
 }

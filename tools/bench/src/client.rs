@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -53,8 +53,9 @@ pub enum Order {
 
 /// How long it goes on.
 #[derive(Clone, Copy, Debug)]
-pub enum Length {
+pub enum Length<'a> {
     For(Duration),
+    Until(&'a AtomicBool),
     WholeDisk,
 }
 
@@ -63,6 +64,8 @@ pub enum Length {
 pub struct Outcome {
     pub operations: u64,
     pub seconds: f64,
+    /// Between two answers, or the beginning and the first.
+    pub longest_pause: Duration,
 }
 
 /// A connection to a vhost-user-blk server.
@@ -125,15 +128,17 @@ impl Client {
     }
 
     /// Keeps `depth` requests under way until it is over.
-    pub fn run(&mut self, workload: Workload, length: Length) -> Result<Outcome> {
+    pub fn run(&mut self, workload: Workload, length: Length<'_>) -> Result<Outcome> {
         let blocks = self.disk_bytes / u64::try_from(workload.block_bytes)?;
         let (mut asked, mut done) = (0, 0);
         let mut free: Vec<usize> = (0..workload.depth).collect();
         let mut flush_due = false;
-        let begun = Instant::now();
+        let (begun, mut longest_pause) = (Instant::now(), Duration::ZERO);
+        let mut answered = begun;
         loop {
             let goes_on = |asked| match length {
                 Length::For(time) => begun.elapsed() < time,
+                Length::Until(over) => !over.load(Ordering::Relaxed),
                 Length::WholeDisk => asked < blocks,
             };
             while goes_on(asked)
@@ -161,8 +166,10 @@ impl Client {
                 self.sleep()?;
                 done += self.answers(&mut free)?;
             }
+            longest_pause = longest_pause.max(answered.elapsed());
+            answered = Instant::now();
         }
-        Ok(Outcome { operations: done, seconds: begun.elapsed().as_secs_f64() })
+        Ok(Outcome { operations: done, seconds: begun.elapsed().as_secs_f64(), longest_pause })
     }
 
     fn ask(&mut self, workload: Workload, block: u64, slot: usize) -> Result<()> {

@@ -7,6 +7,7 @@ mod dice;
 mod figures;
 mod peers;
 mod report;
+mod restart;
 mod scale;
 mod snapshots;
 
@@ -55,6 +56,7 @@ enum Part {
     DataPath,
     Snapshots,
     Scale,
+    Restart,
 }
 
 impl Options {
@@ -100,6 +102,10 @@ fn main() -> Result<()> {
         };
         let scale = reactor.block_on(move || async move { scale::measure(beds, limits).await })?;
         report.scale = Some(scale?);
+    }
+    if options.wants(Part::Restart) {
+        let kills = options.rounds.unwrap_or(if options.quick { 20 } else { 100 });
+        report.restart = Some(restart::measure(&options.bough, folder.path(), kills)?);
     }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);

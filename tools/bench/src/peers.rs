@@ -28,35 +28,24 @@ pub struct Peer {
     pub socket: PathBuf,
     pub command_line: String,
     server: Server,
-    bough: Option<Bough>,
+    bough: Option<Store>,
 }
 
-#[derive(Clone)]
-struct Bough {
+/// A store of Bough's with the disk `d`, and its command.
+pub struct Store {
     binary: PathBuf,
-    store: PathBuf,
+    folder: PathBuf,
 }
 
 impl Peer {
     /// `bough serve` with the disk `d` in a new store, of room for `room` times its size.
     pub fn bough(binary: &Path, folder: &Path, disk_bytes: u64, room: u64) -> Result<Self> {
-        let bough = Bough { binary: binary.into(), store: folder.join("store") };
-        let sockets = folder.join("sockets");
-        bough.run(&["init", "--size", &(disk_bytes * room).to_string()])?;
-        bough.run(&["create", "d", &disk_bytes.to_string()])?;
-        let mut command = bough.command(&["serve"]);
-        command.arg("--memory").arg("64M").arg("--socket-dir").arg(&sockets);
+        let bough = Store::create(binary, folder, disk_bytes, room)?;
+        let mut command = bough.serve();
         let command_line = format!("{command:?}");
         let server = Server(command.stderr(Stdio::null()).stdout(Stdio::null()).spawn()?);
-        let begun = Instant::now();
-        while bough.run(&["status"]).is_err() {
-            if begun.elapsed() > PATIENCE {
-                bail!("`bough serve` does not answer");
-            }
-            sleep(Duration::from_millis(50));
-        }
-        bough.run(&["attach", "d"])?;
-        let socket = sockets.join("d.sock");
+        bough.await_served()?;
+        let socket = bough.socket();
         await_socket(&socket)?;
         Ok(Self { socket, command_line, server, bough: Some(bough) })
     }
@@ -115,10 +104,48 @@ impl Peer {
     }
 }
 
-impl Bough {
+impl Store {
+    /// Makes one with room for `room` times the disk's size.
+    pub fn create(binary: &Path, folder: &Path, disk_bytes: u64, room: u64) -> Result<Self> {
+        let store = Self { binary: binary.into(), folder: folder.into() };
+        store.run(&["init", "--size", &(disk_bytes * room).to_string()])?;
+        store.run(&["create", "d", &disk_bytes.to_string()])?;
+        store.run(&["attach", "d"])?;
+        Ok(store)
+    }
+
+    /// Everything is in there.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.clone()
+    }
+
+    /// Where the disk is offered.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("sockets/d.sock")
+    }
+
+    /// What serves it.
+    pub fn serve(&self) -> Command {
+        let mut command = self.command(&["serve"]);
+        command.args(["--memory", "64M", "--socket-dir"]).arg(self.folder.join("sockets"));
+        command
+    }
+
+    /// Waits until somebody does.
+    pub fn await_served(&self) -> Result<()> {
+        let begun = Instant::now();
+        while self.run(&["status"]).is_err() {
+            if begun.elapsed() > PATIENCE {
+                bail!("`bough serve` does not answer");
+            }
+            sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.arg("--store").arg(&self.store).args(arguments);
+        command.arg("--store").arg(self.folder.join("store")).args(arguments);
         command
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::data_path::DataPath;
-use crate::{scale, snapshots};
+use crate::{restart, scale, snapshots};
 
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
@@ -14,6 +14,7 @@ pub struct Report {
     pub data_path: Option<DataPath>,
     pub snapshots: Option<Vec<snapshots::Row>>,
     pub scale: Option<scale::Scale>,
+    pub restart: Option<Vec<restart::Row>>,
 }
 
 /// Where it was measured.
@@ -53,6 +54,27 @@ fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
         write_scale(out, "snapshots of one disk", &scale.snapshots_of_one_disk)?;
         write_scale(out, "clones of one template", &scale.clones_of_one_template)?;
         write_scale(out, "deep clone of clone", &scale.clone_of_clone_deep)?;
+    }
+    if let Some(rows) = &report.restart {
+        write_restart(out, rows)?;
+    }
+    Ok(())
+}
+
+fn write_restart(out: &mut String, rows: &[restart::Row]) -> std::fmt::Result {
+    writeln!(out, "\n| killed, and | kills | a guest waits, p50 ms | p99 ms | max ms |")?;
+    writeln!(out, "|---|---:|---:|---:|---:|")?;
+    for row in rows {
+        let way = match row.way {
+            restart::Way::Reconnect => "started again, the front end connects again",
+            restart::Way::DescriptorStore => "started again with held connections",
+            restart::Way::Spare => "a spare takes over",
+        };
+        writeln!(
+            out,
+            "| {way} | {} | {:.1} | {:.1} | {:.1} |",
+            row.kills, row.p50_ms, row.p99_ms, row.max_ms
+        )?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod rig;
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -66,15 +67,19 @@ impl Drop for Over<'_> {
 
 /// Asks the server things, each with an answer that is known, until told to stop. Returns how often the
 /// front end had to connect again.
-fn converse(socket: &Path, over: &AtomicBool) -> u64 {
-    let (mut front, mut driver) = connect_to(socket);
+fn converse(socket: &Path, over: &AtomicBool, connecting: &Mutex<()>) -> u64 {
+    let connect = || {
+        let _calm = connecting.lock().unwrap();
+        connect_to(socket)
+    };
+    let (mut front, mut driver) = connect();
     let mut reconnected = 0;
     while !over.load(Ordering::Relaxed) {
         let answered = ask_everything(&front, &driver);
         if answered.is_none() {
             // The one case in which it may: killed between an answer and the note of it.
             assert!(front.is_cut_off());
-            (front, driver) = connect_to(socket);
+            (front, driver) = connect();
             reconnected += 1;
         }
     }
@@ -110,14 +115,18 @@ fn ask_everything(front: &FrontEnd, driver: &Driver) -> Option<()> {
 fn kills_in_the_middle_of_messages_lose_none_and_answer_none_twice() {
     let mut rig = served(&["talk"]);
     let mut dice = Dice(9);
-    let over = AtomicBool::new(false);
+    // Nobody promises that a connection survives that is being made.
+    let (over, connecting) = (AtomicBool::new(false), Mutex::new(()));
     let socket = rig.path("run/talk.sock");
     let reconnected = thread::scope(|scope| {
         let telling = Over(&over);
-        let talking = scope.spawn(|| converse(&socket, &over));
+        let talking = scope.spawn(|| converse(&socket, &over, &connecting));
         for _ in 0..KILLS {
             thread::sleep(Duration::from_micros(dice.roll(20_000)));
-            rig.signal("-KILL");
+            {
+                let _calm = connecting.lock().unwrap();
+                rig.signal("-KILL");
+            }
             rig.succeed();
             rig.stand_by();
         }
