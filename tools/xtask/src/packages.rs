@@ -28,8 +28,8 @@ pub const GUESTS: &[Package] = &[
     package("util-linux", "setpriv"),
 ];
 
-/// What the other tests need: a second opinion on image formats.
-pub const TESTS: &[Package] = &[package("qemu-utils", "qemu-img")];
+/// What the other tests need: a second opinion on image formats, and a way to end servers.
+pub const TESTS: &[Package] = &[package("qemu-utils", "qemu-img"), package("procps", "kill")];
 
 /// What the benchmark's peer needs.
 pub const BENCH: &[Package] =
