@@ -3,6 +3,7 @@
 //! Owns one store folder, one socket folder and the server process. Everything goes through the
 //! `bough` binary; nothing is read behind its back.
 
+use std::ffi::OsStr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -22,14 +23,20 @@ pub struct Bough {
     binary: PathBuf,
     folder: PathBuf,
     server: Option<Process>,
+    spare: Option<Process>,
     echo: bool,
 }
 
 impl Bough {
     /// Makes a store in `folder`. With `echo`, each command is shown as if typed.
     pub fn init(binary: &Path, folder: &Path, size: &str, echo: bool) -> Result<Self> {
-        let bough =
-            Self { binary: binary.to_owned(), folder: folder.to_owned(), server: None, echo };
+        let bough = Self {
+            binary: binary.to_owned(),
+            folder: folder.to_owned(),
+            server: None,
+            spare: None,
+            echo,
+        };
         std::fs::create_dir_all(bough.sockets())?;
         bough.run(&["init", "--size", size])?;
         Ok(bough)
@@ -80,19 +87,11 @@ impl Bough {
 
     /// Starts the server and waits until it serves.
     pub fn serve(&mut self) -> Result<()> {
-        let (store, sockets) = (self.store(), self.sockets());
+        let sockets = self.sockets();
         if self.echo {
             println!("    $ bough serve &");
         }
-        let args = [
-            "serve".as_ref(),
-            "--store".as_ref(),
-            store.as_os_str(),
-            "--socket-dir".as_ref(),
-            sockets.as_os_str(),
-        ];
-        let log = self.folder.join("server.log");
-        let mut server = Process::start(&self.binary, &args, &log)?;
+        let mut server = self.start_server(&[], "server.log")?;
         // Not by `bough status`: without a server it opens the store itself, and so would recover
         // it in the server's place.
         wait_for("the server to serve", SERVER_STARTS, || {
@@ -104,6 +103,32 @@ impl Bough {
             return Ok(());
         }
         bail!("bough status knows of no server")
+    }
+
+    fn start_server(&self, options: &[&OsStr], log: &str) -> Result<Process> {
+        let (store, sockets) = (self.store(), self.sockets());
+        let [serve, store_is, sockets_are] = ["serve", "--store", "--socket-dir"].map(OsStr::new);
+        let usual = [serve, store_is, store.as_os_str(), sockets_are, sockets.as_os_str()];
+        Process::start(&self.binary, &[&usual, options].concat(), &self.folder.join(log))
+    }
+
+    /// Starts a spare and waits until it holds what the server has.
+    pub fn stand_by(&mut self) -> Result<()> {
+        let log = self.folder.join("spare.log");
+        let _ = std::fs::remove_file(&log);
+        let mut spare = self.start_server(&["--spare".as_ref()], "spare.log")?;
+        wait_for("the spare to stand by", SERVER_STARTS, || {
+            spare.still_runs()?;
+            Ok(crate::process::tail(&log, 30).contains("standing by").then_some(()))
+        })?;
+        self.spare = Some(spare);
+        Ok(())
+    }
+
+    /// The spare is the server from now on.
+    pub fn succeed(&mut self) -> Result<()> {
+        self.server = Some(self.spare.take().context("no spare to succeed")?);
+        Ok(())
     }
 
     /// `kill -9` on the server.
