@@ -118,7 +118,7 @@ impl Local {
         let mut last_work = monotonic_now();
         while !self.shared.is_stopping() {
             let idlers = self.idlers.wake(Lull::Awake);
-            let mut worked = self.poll_ready() > idlers;
+            let mut worked = self.poll_ready()? > idlers;
             worked |= self.take_messages();
             self.ring.borrow_mut().submit()?;
             worked |= self.ring.borrow_mut().reap(&mut wakers);
@@ -138,13 +138,14 @@ impl Local {
     }
 
     /// Polls those who are ready now, and not those who become ready meanwhile; says how many.
-    fn poll_ready(&self) -> usize {
-        let batch = self.ready.borrow().len();
-        for _ in 0..batch {
+    fn poll_ready(&self) -> io::Result<usize> {
+        let count = self.ready.borrow().len();
+        for _ in 0..count {
             let next = self.ready.borrow_mut().pop_front();
             next.into_iter().for_each(|task| self.poll_task(task));
+            self.ring.borrow_mut().submit_batch()?;
         }
-        batch
+        Ok(count)
     }
 
     fn poll_task(&self, index: usize) {
@@ -213,7 +214,7 @@ impl Local {
 
     fn sleep(&self, now: Duration, patience: &mut Patience) -> io::Result<()> {
         self.idlers.wake(Lull::Asleep);
-        self.poll_ready();
+        self.poll_ready()?;
         if !self.ready.borrow().is_empty() || !self.shared.lie_down() {
             return Ok(());
         }
