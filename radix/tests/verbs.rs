@@ -237,6 +237,26 @@ fn a_snapshot_named_beside_its_disk_goes_once() {
 }
 
 #[test]
+fn a_disk_may_go_with_its_clones_if_all_are_named_in_any_order() {
+    for names in [["web", "copy"], ["copy", "web"]] {
+        let sim = Sim::new(1);
+        sim.run(async {
+            let (engine, disk) = new_store(&sim).await;
+            drop(disk);
+            engine.snapshot(&[snap_name("web@one")]).await.unwrap();
+            engine.clone_disks(&version("web@one"), &[disk_name("copy")]).await.unwrap();
+            let options = DeleteOptions::default();
+            engine.delete(&[version("web@one")], options).await.unwrap();
+            let refused = engine.delete(&[version("web")], options).await.unwrap_err();
+            assert!(matches!(refused, EngineError::HasDependents { .. }), "{refused}");
+            let report = engine.delete(&names.map(version), options).await.unwrap();
+            assert_eq!(report.deleted, ["copy", "web"]);
+            assert_clean(&engine).await;
+        });
+    }
+}
+
+#[test]
 fn a_delete_of_several_is_all_or_nothing_wherever_it_is_cut_off() {
     for kind in [CrashKind::Kill, CrashKind::PowerCut] {
         let mut outcomes = [0, 0];

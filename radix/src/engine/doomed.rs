@@ -62,6 +62,13 @@ impl Doomed {
     }
 }
 
+fn named_disk(target: &VersionName) -> Option<&DiskName> {
+    match target {
+        VersionName::Head(disk) => Some(disk),
+        VersionName::Snapshot(_) => None,
+    }
+}
+
 impl Engine {
     pub(super) async fn doomed(
         &self,
@@ -69,9 +76,14 @@ impl Engine {
         options: DeleteOptions,
     ) -> Result<Doomed, EngineError> {
         let (mut doomed, mut named) = (Doomed::default(), BTreeSet::new());
+        let disks_named: BTreeSet<&DiskName> = targets.iter().filter_map(named_disk).collect();
         for target in targets {
             match target {
-                VersionName::Head(disk) => self.doom_disk(disk, options, &mut doomed).await?,
+                VersionName::Head(disk) => {
+                    let may_go =
+                        |clone: &DiskName| options.recursive || disks_named.contains(clone);
+                    self.doom_disk(disk, options, may_go, &mut doomed).await?;
+                }
                 VersionName::Snapshot(name) => {
                     let (disk, version) = self.inspect_snapshot(name).await?;
                     if !named.insert(version.id) {
@@ -102,11 +114,13 @@ impl Engine {
         Ok((disk, version))
     }
 
-    /// The disk and, with `-r`, everything cloned from it, those first.
+    /// The disk and everything cloned from it, those first: all of these have to be allowed to
+    /// go, too.
     async fn doom_disk(
         &self,
         name: &DiskName,
         options: DeleteOptions,
+        may_go: impl Fn(&DiskName) -> bool,
         doomed: &mut Doomed,
     ) -> Result<(), EngineError> {
         let mut waiting = vec![name.clone()];
@@ -117,8 +131,9 @@ impl Engine {
             if doomed.has_disk(row.id) || found.iter().any(|other| other.row.id == row.id) {
                 continue;
             }
-            if !dependents.is_empty() && !options.recursive {
-                let dependents = dependents.iter().map(ToString::to_string).collect();
+            if !dependents.iter().all(&may_go) {
+                let stay = dependents.iter().filter(|name| !may_go(name));
+                let dependents = stay.map(ToString::to_string).collect();
                 return Err(EngineError::HasDependents { name: name.to_string(), dependents });
             }
             if row.snapshot_count > 0 && !options.recursive {
