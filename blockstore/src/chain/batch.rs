@@ -122,6 +122,11 @@ impl Staged {
         self.last()
     }
 
+    /// Blocks of data staged so far.
+    pub fn data_blocks(&self) -> usize {
+        self.batches.iter().map(Batch::data_blocks).sum()
+    }
+
     /// Blocks it takes from the store: all data, and a header to follow each record.
     pub fn blocks_needed(&self) -> u64 {
         let blocks = self.batches.iter().map(|batch| batch.buf.block_count()).sum();

@@ -7,6 +7,11 @@ use std::time::Duration;
 pub struct ChainConfig {
     /// Records on their way to the device at once.
     pub max_inflight: usize,
+    /// Of these, small ones. While so many are, what is staged waits and grows: a record costs
+    /// the device and us much the same whatever its size.
+    pub small_inflight: usize,
+    /// A record of so many data blocks is not small.
+    pub large_blocks: usize,
     /// Data blocks in one record, at most.
     pub record_blocks: usize,
     /// A background sync starts when something has been unsynced for this long...
@@ -48,6 +53,8 @@ impl Default for ChainConfig {
     fn default() -> Self {
         Self {
             max_inflight: 8,
+            small_inflight: 2,
+            large_blocks: 16,
             record_blocks: 248,
             sync_after: Duration::from_secs(1),
             sync_bytes: 64 << 20,

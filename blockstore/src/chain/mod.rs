@@ -298,11 +298,16 @@ impl Chain {
         if let Some(fault) = &state.fault {
             return Err(fault.clone());
         }
+        let was_much = state.is_much_staged(&self.config);
         let answer = put(&mut state, &self.config);
         state.last_answer = Some(Arc::clone(&answer));
-        let wake = !std::mem::replace(&mut state.sealer_runs, true);
+        let is_much = state.is_much_staged(&self.config);
+        let start = !std::mem::replace(&mut state.sealer_runs, true);
         drop(state);
-        if wake {
+        if is_much && !was_much {
+            self.progress.notify_waiters();
+        }
+        if start {
             self.runtime.spawn(Box::pin(Arc::clone(self).run_sealer()));
         }
         Ok(Ticket { answer })

@@ -18,7 +18,7 @@ impl Chain {
     pub(super) async fn run_sealer(self: Arc<Self>) {
         self.runtime.yield_now().await;
         loop {
-            self.wait_until(|state| state.writing < self.config.max_inflight).await;
+            self.wait_until(|state| state.may_seal(&self.config)).await;
             self.pass_barrier().await;
             let Some(staged) = self.pop_staged_or_end() else {
                 self.progress.notify_waiters();

@@ -8,7 +8,7 @@ use crate::buffer::BlockSlice;
 use crate::chain::batch::{Staged, StagedEntry, Terms};
 use crate::chain::reuse::Reuse;
 use crate::chain::ticket::Answer;
-use crate::chain::{ChainFault, ChainStart, PublishedRecord};
+use crate::chain::{ChainConfig, ChainFault, ChainStart, PublishedRecord};
 use crate::record::{ChainEntry, GroupEnd, RecordHeader};
 
 /// A sealed record on its way.
@@ -129,6 +129,19 @@ impl State {
     /// The next to be sealed.
     pub fn pop_staged(&mut self) -> Option<Staged> {
         self.queue.pop_front().or_else(|| self.open.take())
+    }
+
+    /// Whether another record may go to the device.
+    pub fn may_seal(&self, config: &ChainConfig) -> bool {
+        let small = config.small_inflight.min(config.max_inflight);
+        let limit = if self.is_much_staged(config) { config.max_inflight } else { small };
+        self.writing < limit
+    }
+
+    /// Whether what is sealed next is no small record.
+    pub fn is_much_staged(&self, config: &ChainConfig) -> bool {
+        let is_large = |open: &Staged| open.data_blocks() >= config.large_blocks;
+        !self.queue.is_empty() || self.open.as_ref().is_some_and(is_large)
     }
 
     /// Takes no more: what is staged is refused, in its turn. The gravest fault is kept.

@@ -52,6 +52,13 @@ impl Shape {
 }
 
 fn config(rng: &mut SimRng) -> EngineConfig {
+    let mut config = any_config(rng);
+    // Many records in flight where records are small, too: more can come in between.
+    config.chain.small_inflight = if config.chain.record_blocks < 248 { 8 } else { 2 };
+    config
+}
+
+fn any_config(rng: &mut SimRng) -> EngineConfig {
     EngineConfig {
         cache_bytes: [64 << 10, 1 << 20, 16 << 20][pick(rng, 3)],
         overlay_entries: [8, 64, 512][pick(rng, 3)],

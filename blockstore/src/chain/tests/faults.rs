@@ -58,7 +58,7 @@ fn a_failed_write_halts_the_chain_and_keeps_what_was_answered() {
 
 #[test]
 fn records_after_a_failed_one_are_not_answered_even_if_they_land() {
-    let bench = Bench::new(ChainConfig::default());
+    let bench = Bench::new(ChainConfig { small_inflight: 4, ..ChainConfig::default() });
     bench.device.plan(Operation::Write, 1, Mishap::Error);
     bench.sim.run(async {
         bench.device.freeze();

@@ -160,6 +160,8 @@ fn plan_a_failure(device: &SimDevice, rng: &mut SimRng) {
 fn config(rng: &mut SimRng, sabotage: Sabotage) -> ChainConfig {
     ChainConfig {
         max_inflight: usize::try_from(1 + rng.below(5)).expect("small"),
+        small_inflight: usize::try_from(1 + rng.below(3)).expect("small"),
+        large_blocks: usize::try_from(1 + rng.below(4)).expect("small"),
         record_blocks: 4,
         sync_after: Duration::from_millis(1 + rng.below(20)),
         sync_bytes: 4096 * (4 + rng.below(60)),

@@ -85,7 +85,8 @@ fn what_is_staged_in_one_turn_is_one_record_and_one_device_write() {
 
 #[test]
 fn records_in_flight_are_bounded() {
-    let bench = Bench::new(ChainConfig { max_inflight: 3, ..ChainConfig::default() });
+    let config = ChainConfig { max_inflight: 3, small_inflight: 3, ..ChainConfig::default() };
+    let bench = Bench::new(config);
     bench.device.freeze();
     bench.sim.run(async {
         for n in 0..3 {
@@ -101,6 +102,32 @@ fn records_in_flight_are_bounded() {
         bench.chain.flush().await.expect("healthy");
     });
     // Three alone, and the rest together.
+    assert_eq!(bench.owner.published().len(), 4);
+}
+
+#[test]
+fn small_records_wait_and_grow_while_others_are_in_flight() {
+    let config = ChainConfig { small_inflight: 2, large_blocks: 16, ..ChainConfig::default() };
+    let bench = Bench::new(config);
+    bench.device.freeze();
+    bench.sim.run(async {
+        let settle = async || {
+            for _ in 0..5 {
+                bench.runtime.yield_now().await;
+            }
+            bench.device.stats().writes
+        };
+        bench.write_alone(0, 0).await;
+        bench.write_alone(1, 1).await;
+        (2..17).for_each(|n| drop(bench.write(n, n)));
+        assert_eq!(settle().await, 2, "fifteen blocks are a small record");
+        drop(bench.write(17, 17));
+        assert_eq!(settle().await, 3, "sixteen are not");
+        drop(bench.write(18, 18));
+        assert_eq!(settle().await, 3);
+        bench.device.thaw();
+        bench.chain.flush().await.expect("healthy");
+    });
     assert_eq!(bench.owner.published().len(), 4);
 }
 
