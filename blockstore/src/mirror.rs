@@ -147,6 +147,10 @@ impl Device for Mirrored {
         self.inner.reserve(run)
     }
 
+    fn is_sparse(&self) -> bool {
+        self.inner.is_sparse()
+    }
+
     fn grow(&self, to: BlockCount) -> IoFuture<()> {
         self.inner.grow(to)
     }

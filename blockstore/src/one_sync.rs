@@ -132,6 +132,10 @@ impl Device for OneSync {
         self.inner.reserve(run)
     }
 
+    fn is_sparse(&self) -> bool {
+        self.inner.is_sparse()
+    }
+
     fn grow(&self, to: BlockCount) -> IoFuture<()> {
         self.inner.grow(to)
     }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bough_blockstore::{
-    BlockAddr, BlockRun, ChainSpace, Device, DiskId, RefillFuture, Runtime, SpaceError,
-    VirtualBlock,
+    BlockAddr, BlockBuf, BlockRun, BlockSlice, ChainSpace, Device, DeviceError, DiskId,
+    RefillFuture, Runtime, SpaceError, VirtualBlock, to_usize,
 };
 
 use tokio::sync::Notify;
@@ -16,6 +16,7 @@ use crate::backlog::Backlog;
 use crate::btree::{Page, Pages};
 use crate::cache::NodeCache;
 use crate::catalogue::{ExtentRow, Rows};
+use crate::concurrent::all;
 use crate::disk0::{CatalogueError, Commit, Disk0, Need as PoolNeed, Pool};
 use crate::engine::EngineConfig;
 use crate::gate::{ReadGate, Released};
@@ -24,6 +25,11 @@ use crate::space::{Grant, Need, Punch, Space, bitmap_page_of};
 
 /// Bitmap pages kept in memory: 256 MiB of bitmap would describe 8 TiB, this describes 128 GiB.
 const BITMAP_PAGES_KEPT: usize = 1024;
+
+/// Written ahead at a time, between two looks at what is still wanted: 4 MiB...
+const PIECE_BLOCKS: u64 = 1024;
+/// ...in writes of 1 MiB.
+const ZEROS_BLOCKS: usize = 256;
 
 /// Extents granted for one wish, each perhaps smaller than that, before it is met from holes.
 const GRANTS_TRIED: usize = 4;
@@ -165,9 +171,31 @@ impl Store {
     }
 
     /// Takes exactly `count` blocks for requests under way, likewise.
-    pub fn draw(&self, disk: DiskId, near: Option<BlockAddr>, count: u64) -> Option<Vec<BlockRun>> {
+    pub fn draw(
+        self: &Arc<Self>,
+        disk: DiskId,
+        near: Option<BlockAddr>,
+        count: u64,
+    ) -> Option<Vec<BlockRun>> {
         let mut space = self.space();
-        space.has_room(disk, count).then(|| space.draw(disk, near, count)).flatten()
+        let drawn = space.has_room(disk, count).then(|| space.draw(disk, near, count)).flatten();
+        if self.device.is_sparse() && space.begin_ahead(disk) {
+            self.runtime.spawn(Box::pin(fill_ahead(Arc::clone(self))));
+        }
+        drawn
+    }
+
+    /// Writes no more zeros ahead of the logs; returns when none are under way.
+    pub async fn stop_filling_ahead(&self) {
+        self.space().stop_ahead();
+        loop {
+            let mut arrived = std::pin::pin!(self.arrived.notified());
+            arrived.as_mut().enable();
+            if !self.space().fills_ahead() {
+                return;
+            }
+            arrived.await;
+        }
     }
 
     /// Grants `disk` extents until it can take `count` blocks; `false` where the store is full.
@@ -275,6 +303,39 @@ impl Store {
             self.gate.defer(blocks);
         }
     }
+}
+
+/// Fills virgin blocks with zeros, piece by piece, up to the allocator's goal.
+async fn fill_ahead(store: Arc<Store>) {
+    let zeros = BlockBuf::zeroed(ZEROS_BLOCKS).share();
+    loop {
+        let piece = store.space().plan_ahead(PIECE_BLOCKS);
+        let Some(piece) = piece else { return };
+        // In one go: the writes would set blocks aside one after the other.
+        let reserved = store.device.reserve(piece).await;
+        let filled = match reserved {
+            Ok(()) => write_zeros(&store, piece, &zeros).await,
+            Err(error) => Err(error),
+        };
+        store.space().end_ahead(filled.is_ok());
+        store.arrived.notify_waiters();
+        if let Err(error) = filled {
+            tracing::debug!(%error, "blocks are not written ahead of the logs any more");
+        }
+    }
+}
+
+async fn write_zeros(
+    store: &Store,
+    piece: BlockRun,
+    zeros: &BlockSlice,
+) -> Result<(), DeviceError> {
+    let starts = (piece.start.raw()..piece.end()).step_by(ZEROS_BLOCKS);
+    let writes = starts.map(|start| {
+        let count = to_usize(piece.end() - start).min(ZEROS_BLOCKS);
+        store.device.write(BlockAddr::of(start), zeros.slice(0, count))
+    });
+    all(writes.collect()).await.into_iter().collect()
 }
 
 /// Where the chain of one disk gets its blocks.

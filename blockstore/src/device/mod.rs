@@ -98,6 +98,9 @@ pub trait Device: Send + Sync {
     /// the blocks hold stays. A host that cannot promise that is no error.
     fn reserve(&self, run: BlockRun) -> IoFuture<()>;
 
+    /// Whether the first write to a block costs more than the next, as in a sparse file.
+    fn is_sparse(&self) -> bool;
+
     /// Makes the medium at least `to` blocks large.
     fn grow(&self, to: BlockCount) -> IoFuture<()>;
 }

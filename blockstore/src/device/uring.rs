@@ -183,6 +183,10 @@ impl Device for UringDevice {
         })
     }
 
+    fn is_sparse(&self) -> bool {
+        !self.medium.is_device
+    }
+
     fn grow(&self, to: BlockCount) -> IoFuture<()> {
         let span = Span { operation: Operation::Grow, at: BlockAddr::ZERO, count: to.0 };
         let (medium, blocks) = (Arc::clone(&self.medium), Arc::clone(&self.blocks));

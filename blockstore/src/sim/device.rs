@@ -385,6 +385,10 @@ impl Device for SimDevice {
         self.begin_unit(|device| in_range(device, Work::Discard { at, count }))
     }
 
+    fn is_sparse(&self) -> bool {
+        true
+    }
+
     fn reserve(&self, run: BlockRun) -> IoFuture<()> {
         let (at, count) = (run.start.raw(), run.count);
         let room = self.with(|device| device.reserve(at, count));

@@ -113,6 +113,7 @@ impl Engine {
     pub async fn close(&self) -> Result<(), EngineError> {
         self.inner.closing.store(true, Ordering::Release);
         self.store().backlog.close();
+        self.store().stop_filling_ahead().await;
         let _verbs = self.inner.verbs.lock().await;
         let disks: Vec<Arc<Disk>> = self.disks().values().cloned().collect();
         let mut failure = None;

@@ -35,6 +35,10 @@ pub(super) struct Arena {
     pub(super) drawn: u64,
     /// How large its next extent is to be.
     pub(super) next_grant: u64,
+    /// How often something was taken from the extent that is being filled...
+    takes: u64,
+    /// ...and how much.
+    blocks_taken: u64,
 }
 
 impl Default for Arena {
@@ -49,6 +53,8 @@ impl Default for Arena {
             admitted: 0,
             drawn: 0,
             next_grant: FIRST_GRANT,
+            takes: 0,
+            blocks_taken: 0,
         }
     }
 }
@@ -77,6 +83,13 @@ impl Arena {
     /// Fills this extent from now on.
     pub(super) fn fill(&mut self, extent: Range<u64>) {
         (self.cursor, self.fresh_end) = (extent.start, extent.end);
+        (self.takes, self.blocks_taken) = (0, 0);
+    }
+
+    /// Whether the extent that is being filled was taken from at least so many times, on average
+    /// fewer than `blocks` blocks.
+    pub(super) fn writes_small(&self, times: u64, blocks: u64) -> bool {
+        self.takes >= times && self.blocks_taken < self.takes * blocks
     }
 
     /// Whether the extent that is being filled has so many blocks left.
@@ -103,13 +116,15 @@ impl Arena {
             self.free.remove(run.clone());
             self.cursor = run.end;
         }
+        self.takes += 1;
+        self.blocks_taken += count;
         taken
     }
 
     fn one_run(&self, near: Option<BlockAddr>, count: u64) -> Option<Range<u64>> {
         let long_enough = |run: &Range<u64>| run.end - run.start >= count;
         let filled = self.cursor..self.fresh_end;
-        let after = near.map(|near| near.raw() + 1).filter(|next| {
+        let after = near.map(BlockAddr::raw).filter(|next| {
             // Not back to an extent that was left.
             filled.is_empty() || filled.contains(next)
         });
@@ -147,7 +162,7 @@ impl Arena {
 }
 
 impl Space {
-    /// Takes exactly `count` blocks from the disk's extents: in one run right after `near` if
+    /// Takes exactly `count` blocks from the disk's extents: in one run from `near` on if
     /// possible, else in one run, else in pieces. `None`: not so many there; get a grant.
     pub fn take(
         &mut self,

@@ -7,7 +7,7 @@ use bough_blockstore::{BLOCK_BYTES, BlockAddr, BlockCount, BlockRun, VirtualBloc
 
 use super::bitmap::{BITMAP_BASE, Bitmap, PAGE_BLOCKS, blocks_of, indexes_of, page_at};
 use super::runs::{RunSet, runs_of};
-use super::{Space, SpaceConfig, SpaceFault, counts, grant};
+use super::{Space, SpaceConfig, SpaceFault, ahead, counts, grant};
 use crate::btree::Page;
 
 impl Space {
@@ -31,6 +31,7 @@ impl Space {
             punching: RunSet::default(),
             sums: counts::Sums::default(),
             search: grant::Search::new(config.virgin_from.raw()),
+            ahead: ahead::Ahead::default(),
         }
     }
 

@@ -35,8 +35,8 @@ pub enum Grant {
     Extent(BlockRun),
     /// Load these bitmap pages, then ask again.
     Load(Vec<VirtualBlock>),
-    /// What there is is on its way: being given back to the host, or granted to this disk and
-    /// not adopted yet. Ask again when that has ended.
+    /// What there is is on its way: being given back to the host, being filled with zeros, or
+    /// granted to this disk and not adopted yet. Ask again when that has ended.
     Wait,
     /// There is no room for this need.
     Full(Full),
@@ -116,6 +116,11 @@ impl Search {
         }
     }
 
+    /// Whether there is anything to recycle that is known to lie densely.
+    pub(super) fn has_dense(&self) -> bool {
+        !self.dense.is_empty()
+    }
+
     /// Round and round, so that every page has time to become empty.
     fn next_dense(&self) -> Option<u64> {
         self.dense.range(self.hand..).next().or_else(|| self.dense.first()).copied()
@@ -154,7 +159,8 @@ impl Space {
         let found = found.or_else(|| self.worth_searching().then(|| self.from_unknown(wish))?);
         let found = found.or_else(|| self.from_virgin(wish));
         let found = found.or_else(|| self.from_unknown(wish));
-        let nothing = if self.punching.len() > 0 { Grant::Wait } else { full };
+        let nothing =
+            if self.punching.len() > 0 || self.fills_ahead() { Grant::Wait } else { full };
         found.or_else(|| self.from_sparse(wish)).unwrap_or(nothing)
     }
 
@@ -252,6 +258,8 @@ impl Space {
         let cut =
             extents.map(|(start, extent)| (*start).max(range.start)..extent.end.min(range.end));
         let others = self.reserved.within(range.clone()).chain(self.punching.within(range.clone()));
+        let filled = self.being_filled().map(|run| cut_to(&run, &range));
+        let others = others.chain(filled.filter(|run| !run.is_empty()));
         let mut all: Vec<_> = cut.chain(others).collect();
         all.sort_unstable_by_key(|barrier| barrier.start);
         all
@@ -260,11 +268,11 @@ impl Space {
     /// Virgin blocks in one run. Their bitmap pages are all zeros and need no loading, but for
     /// one that tells of recycled blocks too.
     fn from_virgin(&mut self, wish: Wish) -> Option<Grant> {
-        let rest = without(
-            self.virgin_from.min(self.total)..self.total,
-            self.reserved.within(self.virgin_from.min(self.total)..self.total),
-        );
-        let first = rest.first()?;
+        let virgin = self.virgin_from.min(self.total)..self.total;
+        let rest = without(virgin.clone(), self.barriers(virgin).into_iter());
+        // Not the little before a piece that is being filled ahead.
+        let enough = |run: &&Range<u64>| run.end - run.start >= wish.size / 2;
+        let first = rest.iter().find(enough).or_else(|| rest.first())?.clone();
         let range = first.start..first.end.min(first.start + wish.size);
         for index in indexes_of(range.clone()) {
             if self.bitmap.has(index) {
@@ -276,12 +284,14 @@ impl Space {
             self.bitmap.insert(index, &[0; bough_blockstore::BLOCK_BYTES]);
         }
         self.virgin_from = range.end;
+        let passed = rest.into_iter().take_while(|run| run.end <= range.start);
+        passed.for_each(|run| self.search.note_freed(run));
         let free = range.end - range.start;
-        Some(self.grant(wish.disk, Window { range, free }))
+        Some(self.grant(wish.disk, Window { range, free, runs: 1 }))
     }
 
     fn grant(&mut self, disk: DiskId, window: Window) -> Grant {
-        let Window { range, free } = window;
+        let Window { range, free, .. } = window;
         let start = BlockAddr::of(range.start);
         let count = range.end - range.start;
         let punched: Vec<_> = self.search.punched.within(range.clone()).collect();
@@ -292,4 +302,9 @@ impl Space {
         });
         Grant::Extent(BlockRun { start, count })
     }
+}
+
+fn cut_to(run: &Range<u64>, range: &Range<u64>) -> Range<u64> {
+    let start = run.start.clamp(range.start, range.end);
+    start..run.end.clamp(start, range.end)
 }

@@ -19,6 +19,7 @@
 //! Invariant: no block is ever handed to two takers, and none that is set, taken or in limbo to any.
 
 mod admission;
+mod ahead;
 mod arena;
 mod bitmap;
 mod bits;
@@ -81,6 +82,7 @@ pub struct Space {
     punching: RunSet,
     sums: counts::Sums,
     search: grant::Search,
+    ahead: ahead::Ahead,
 }
 
 /// An operation that would break the allocator's invariant: nothing was changed. Coming from a

@@ -121,6 +121,10 @@ impl Device for Medium {
         Box::pin(async { Ok(()) })
     }
 
+    fn is_sparse(&self) -> bool {
+        false
+    }
+
     fn grow(&self, _: BlockCount) -> IoFuture<()> {
         unreachable!("trees grow nothing")
     }

@@ -95,8 +95,20 @@ fn blocks_are_taken_right_after_their_header() {
     take(&mut space, DISK, 16);
     grant(&mut space, DISK, 100).unwrap();
     let header = space.take(DISK, None, 1).unwrap()[0].start;
-    let data = space.take(DISK, Some(header), 20).unwrap();
+    let data = space.take(DISK, Some(header.next()), 20).unwrap();
     assert_eq!(data, [run(header.raw() + 1, 20)]);
+}
+
+#[test]
+fn a_log_is_written_without_gaps() {
+    let mut space = fresh(1000, NO_FLOORS);
+    let extent = grant(&mut space, DISK, 100).unwrap();
+    let mut at = extent.start;
+    for _ in 0..10 {
+        let taken = space.take(DISK, Some(at), 2).unwrap();
+        assert_eq!(taken, [run(at.raw(), 2)]);
+        at = BlockAddr::of(taken[0].end());
+    }
 }
 
 #[test]
@@ -306,6 +318,42 @@ fn what_is_being_punched_is_free_and_is_waited_for() {
     assert_eq!(space.plan_grant(DISK, 1000, Need::Data), Grant::Wait);
     space.end_punch(run(10, 1000));
     assert_eq!(take(&mut space, DISK, 1000).len(), 1000);
+}
+
+#[test]
+fn a_log_of_small_records_has_virgin_blocks_filled_ahead_of_it() {
+    let mut space = fresh(100_000, NO_FLOORS);
+    let first = grant(&mut space, DISK, 200).unwrap();
+    let mut small = || {
+        let taken = space.take(DISK, None, 2).map(|_| ());
+        (taken, space.begin_ahead(DISK)).1
+    };
+    assert!(!(0..63).any(|_| small()), "it is judged too soon");
+    assert!(small());
+    assert!(!small(), "somebody is at it");
+    let piece = space.plan_ahead(10).unwrap();
+    assert_eq!(piece, run(first.end(), 10));
+    // Nobody gets it while it is being filled...
+    let other = grant(&mut space, OTHER, 500).unwrap();
+    assert!(other.start.raw() >= piece.end(), "{other:?}");
+    // ...and everybody may afterwards.
+    space.end_ahead(true);
+    let free = space.counts().free;
+    assert_eq!(u64::try_from(take(&mut space, OTHER, free - 200).len()).unwrap(), free - 200);
+}
+
+#[test]
+fn nothing_is_filled_ahead_of_large_records_nor_after_a_failure() {
+    let mut space = fresh(100_000, NO_FLOORS);
+    grant(&mut space, DISK, 100 * 70).unwrap();
+    for _ in 0..100 {
+        space.take(DISK, None, 70).unwrap();
+        assert!(!space.begin_ahead(DISK));
+    }
+    space.set_goal_ahead(100);
+    assert!(space.plan_ahead(10).is_some());
+    space.end_ahead(false);
+    assert_eq!(space.plan_ahead(10), None);
 }
 
 #[test]

@@ -29,6 +29,8 @@ enum Op {
     AbandonGrant { disk: u32 },
     BeginPunch(u64),
     EndPunch,
+    BeginAhead { goal: u64, most: u64 },
+    EndAhead,
     Trim,
     Restart { chain: Pick },
 }
@@ -62,6 +64,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => disk().prop_map(|disk| Op::AbandonGrant { disk }),
         2 => (1_u64..50).prop_map(Op::BeginPunch),
         1 => Just(Op::EndPunch),
+        2 => (1_u64..500, 1_u64..200).prop_map(|(goal, most)| Op::BeginAhead { goal, most }),
+        1 => Just(Op::EndAhead),
         1 => Just(Op::Trim),
         1 => pick().prop_map(|chain| Op::Restart { chain }),
     ]
@@ -76,6 +80,8 @@ struct World {
     extents: BTreeMap<u64, (BlockRun, DiskId, bool)>,
     /// What is being given back to the host, the oldest first.
     punching: Vec<BlockRun>,
+    /// What is being filled with zeros.
+    filling: Option<BlockRun>,
     /// The bitmap as the catalogue has it.
     pages: BTreeMap<u64, Page>,
 }
@@ -94,6 +100,7 @@ impl World {
             states: (0..total).map(state).collect(),
             extents: BTreeMap::new(),
             punching: Vec::new(),
+            filling: None,
             pages: BTreeMap::new(),
         }
     }
@@ -149,8 +156,10 @@ impl World {
                         punch.end() <= run.start.raw() || run.end() <= punch.start.raw()
                     };
                     assert!(self.punching.iter().all(apart), "{run:?} is being punched");
+                    assert!(self.filling.iter().all(apart), "{run:?} is being filled");
                     return Some(run);
                 }
+                Grant::Wait if self.punching.is_empty() => self.end_ahead(),
                 Grant::Wait => self.end_punch(),
                 Grant::Full(full) => {
                     assert_eq!(full.available, self.ungranted(), "free blocks are not found");
@@ -247,6 +256,8 @@ impl World {
                     assert_eq!(self.clear_within(punch), punch.count, "{punch:?} is not free");
                     let owner = |b: BlockAddr| self.extent_of(usize::try_from(b.raw()).unwrap());
                     assert!(punch.blocks().all(|block| owner(block).is_none()));
+                    let filled = |block: BlockAddr| self.filling.is_some_and(|f| f.contains(block));
+                    assert!(!punch.blocks().any(filled), "{punch:?} is being filled");
                     self.punching.push(punch);
                     return;
                 }
@@ -259,6 +270,25 @@ impl World {
         self.space.end_punch(oldest);
     }
 
+    fn begin_ahead(&mut self, goal: u64, most: u64) {
+        if self.filling.is_some() {
+            return;
+        }
+        self.space.set_goal_ahead(goal);
+        self.filling = self.space.plan_ahead(most);
+        if let Some(run) = self.filling {
+            assert!(run.count <= most);
+            assert_eq!(self.clear_within(run), run.count, "{run:?} is not free");
+            let owner = |b: BlockAddr| self.extent_of(usize::try_from(b.raw()).unwrap());
+            assert!(run.blocks().all(|block| owner(block).is_none()), "{run:?} is granted");
+        }
+    }
+
+    fn end_ahead(&mut self) {
+        assert!(self.filling.take().is_some(), "nothing is being filled");
+        self.space.end_ahead(true);
+    }
+
     /// The process dies: what is not committed is gone, but for the chain blocks that recovery
     /// finds.
     fn restart(&mut self, chain: &Pick) {
@@ -269,6 +299,7 @@ impl World {
         };
         self.space = Space::new(config);
         self.punching.clear();
+        self.filling = None;
         let disks: Vec<DiskId> = (1..4).map(DiskId).collect();
         let found: Vec<Vec<BlockAddr>> =
             disks.iter().map(|disk| self.picked(State::Taken(*disk), chain)).collect();
@@ -315,6 +346,9 @@ impl World {
             Op::BeginPunch(least) => self.begin_punch(*least),
             Op::EndPunch if self.punching.is_empty() => {}
             Op::EndPunch => self.end_punch(),
+            Op::BeginAhead { goal, most } => self.begin_ahead(*goal, *most),
+            Op::EndAhead if self.filling.is_none() => {}
+            Op::EndAhead => self.end_ahead(),
             Op::Trim => self.space.trim(0),
             Op::Restart { chain } => self.restart(chain),
         }
