@@ -319,3 +319,26 @@ fn what_is_too_much_for_one_commit_is_refused_whole_and_a_disk_never_is() {
         assert_clean(&engine).await;
     });
 }
+
+#[test]
+fn deleting_a_disk_whose_snapshots_have_no_tree_yet_keeps_every_count_right() {
+    let sim = Sim::new(9);
+    sim.run(async {
+        let (engine, disk) = new_store(&sim).await;
+        let before = engine.status().await.unwrap().used_bytes;
+        fill(&disk, 0, 65536, 1).await;
+        engine.snapshot(&[snap_name("web@one")]).await.unwrap();
+        fill(&disk, 0, 16384, 2).await;
+        // Has everything so far merged: the head has a tree of its own.
+        engine.resize(&disk_name("web"), 16 * MIB, false).await.unwrap();
+        engine.snapshot(&[snap_name("web@two")]).await.unwrap();
+        fill(&disk, 0, 4096, 3).await;
+        engine.snapshot(&[snap_name("web@three")]).await.unwrap();
+        engine.delete(&[version("web")], RECURSIVE).await.unwrap();
+        assert_clean(&engine).await;
+        engine.drain_reclaim().await.unwrap();
+        assert_clean(&engine).await;
+        assert_eq!(engine.status().await.unwrap().used_bytes, before);
+        engine.close().await.unwrap();
+    });
+}

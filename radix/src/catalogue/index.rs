@@ -7,7 +7,7 @@
 use bough_blockstore::DiskId;
 
 use super::keys;
-use super::rows::{DiskRow, VersionId, VersionKind, VersionRow};
+use super::rows::{DiskRow, VersionId, VersionRow};
 use super::table::{RowFault, Rows};
 use crate::btree::Pages;
 
@@ -48,8 +48,8 @@ where
         self.move_timeline(old.as_ref(), row).await?;
         let parent = old.as_ref().and_then(|old| old.parent);
         self.move_child(row.id, parent, row.parent).await?;
-        let was = old.as_ref().filter(|old| is_public(old)).map(|old| old.disk);
-        self.count_snapshot(was, Some(row.disk).filter(|_| is_public(row))).await?;
+        let was = old.as_ref().filter(|old| old.is_public_snapshot()).map(|old| old.disk);
+        self.count_snapshot(was, Some(row.disk).filter(|_| row.is_public_snapshot())).await?;
         let child_count = old.map_or(0, |old| old.child_count);
         let row = VersionRow { child_count, ..row.clone() };
         self.write(&keys::of_version(keys::VERSION, row.id), &row).await
@@ -67,8 +67,19 @@ where
         }
         self.leave_timeline(&old).await?;
         self.move_child(id, old.parent, None).await?;
-        self.count_snapshot(Some(old.disk).filter(|_| is_public(&old)), None).await?;
+        self.count_snapshot(Some(old.disk).filter(|_| old.is_public_snapshot()), None).await?;
         self.erase(&keys::of_version(keys::VERSION, id)).await
+    }
+
+    /// Whether a version's disk lists it, by its epoch.
+    pub async fn is_listed(&self, row: &VersionRow) -> Result<bool, P::Error> {
+        Ok(self.read_number(&keys::timeline(row.disk, row.epoch)).await? == Some(row.id.0))
+    }
+
+    /// Whether a version's parent lists it, where it has one.
+    pub async fn is_listed_as_child(&self, row: &VersionRow) -> Result<bool, P::Error> {
+        let Some(parent) = row.parent else { return Ok(true) };
+        Ok(self.read_number(&keys::child(parent, row.id)).await? == Some(row.id.0))
     }
 
     /// Moves a unique name from one key to another.
@@ -185,12 +196,8 @@ fn public_name(row: &DiskRow) -> Option<Name> {
 }
 
 fn public_label(row: &VersionRow) -> Option<Name> {
-    let text = row.label.as_ref().filter(|_| is_public(row))?;
+    let text = row.label.as_ref().filter(|_| row.is_public_snapshot())?;
     Some(Name { key: keys::snapshot_label(row.disk, text), text: text.clone() })
-}
-
-fn is_public(row: &VersionRow) -> bool {
-    row.kind == VersionKind::Snapshot && !row.hidden
 }
 
 /// A count from which one thing may have gone and to which one may have come. A count too low

@@ -89,6 +89,13 @@ pub struct VersionRow {
     pub child_count: u64,
 }
 
+impl VersionRow {
+    /// Whether it is a snapshot that people can name.
+    pub fn is_public_snapshot(&self) -> bool {
+        self.kind == VersionKind::Snapshot && !self.hidden
+    }
+}
+
 /// A disk's right to allocate in a run of blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExtentRow {

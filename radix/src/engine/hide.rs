@@ -73,12 +73,16 @@ pub(super) async fn hide(commit: &mut Commit<'_>, id: VersionId) -> Result<(), C
     let mut rows = Rows::new(commit);
     let mut row = rows.version(id).await?;
     if row.pending {
-        // Only where its whole disk goes: what it would have added was never in a tree.
+        // Only where its whole disk goes: what it would have added was never in a tree. The head
+        // has the tree, and the counts, of the oldest pending one; which is hidden first.
         if let Some(disk) = rows.get_disk(row.disk).await? {
-            row.root = rows.version(disk.head).await?.root;
+            let mut head = rows.version(disk.head).await?;
+            row.root = head.root;
+            row.referenced_blocks = head.referenced_blocks;
+            row.owned_blocks = std::mem::take(&mut head.owned_blocks);
+            rows.put_version(&head).await?;
         }
         row.pending = false;
-        row.owned_blocks = 0;
     }
     row.hidden = true;
     row.sealed = false;

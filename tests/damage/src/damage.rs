@@ -50,6 +50,23 @@ pub fn replace_root_crc(medium: &mut impl Medium, crc: u32) {
     }
 }
 
+/// Forges a row, key and value, without changing its length.
+///
+/// # Panics
+/// Where there is no such row.
+pub fn rewrite_row(
+    medium: &mut impl Medium,
+    layout: &Layout,
+    key: &[u8],
+    change: impl FnOnce(&mut [u8]),
+) {
+    let row = [key, &layout.rows.raw[key]].concat();
+    rewrite_catalogue_page(medium, layout, layout.rows.pages[key], |bytes| {
+        let at = bytes.windows(row.len()).position(|window| window == row).expect("the row");
+        change(&mut bytes[at..at + row.len()]);
+    });
+}
+
 /// Flips a block's bit in the space bitmap: a leak where it was clear, and where it was set a
 /// block that is used and may be given away again.
 pub fn flip_bitmap_bit(medium: &mut impl Medium, layout: &Layout, addr: u64) {
@@ -80,9 +97,8 @@ pub fn repoint(
         bytes[slot..slot + 16].copy_from_slice(&Pointer { birth, ..stranger }.encode());
     };
     top.crc = rewrite_node(medium, (top, root.height), leaf, change, &put);
-    let key = [b"V".as_slice(), &row.id.to_be_bytes()].concat();
     let (old, new) = (root.encode(), Root { top: Some(top), ..root }.encode());
-    rewrite_catalogue_page(medium, layout, layout.rows.pages[&key], |bytes| {
+    rewrite_row(medium, layout, &row.key(), |bytes| {
         let at = bytes.windows(24).position(|window| window == old).expect("the row's root");
         bytes[at..at + 24].copy_from_slice(&new);
     });

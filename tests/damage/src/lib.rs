@@ -6,7 +6,7 @@ mod medium;
 mod rows;
 
 pub use damage::{
-    flip_bitmap_bit, replace_root_crc, repoint, rewrite_catalogue_page, rot,
+    flip_bitmap_bit, replace_root_crc, repoint, rewrite_catalogue_page, rewrite_row, rot,
     swap_superblock_version,
 };
 pub use layout::{Layout, Pointer, Position, Root, Tree};

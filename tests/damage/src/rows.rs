@@ -33,6 +33,23 @@ pub struct Version {
     pub owned_blocks: i64,
 }
 
+impl Version {
+    /// The key of its row.
+    pub fn key(&self) -> Vec<u8> {
+        [b"V".as_slice(), &self.id.to_be_bytes()].concat()
+    }
+
+    /// The key of its place in its disk's list.
+    pub fn timeline_key(&self) -> Vec<u8> {
+        [b"T".as_slice(), &self.disk.to_be_bytes(), &self.epoch.to_be_bytes()].concat()
+    }
+
+    /// The key by which its parent knows it.
+    pub fn child_key(&self) -> Option<Vec<u8>> {
+        Some([b"K".as_slice(), &self.parent?.to_be_bytes(), &self.id.to_be_bytes()].concat())
+    }
+}
+
 /// A disk's right to allocate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {

@@ -95,8 +95,8 @@ pub enum Verb {
     Diff(Diff),
     /// Check the store's structure
     #[command(after_help = "\
-Exit status, as of qemu-img check: 0 clean, 1 it could not be found out, 2 something is lost or used
-twice, 3 only space is lost.")]
+Exit status, as of qemu-img check: 0 clean, 1 it could not be found out, 2 something is lost, used
+twice or counted too low, 3 only space is lost or something counted too high.")]
     Check,
     /// Read and verify every block
     Scrub(Scrub),

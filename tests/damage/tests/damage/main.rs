@@ -3,6 +3,7 @@
 
 mod catalogue;
 mod chain;
+mod counts;
 mod kit;
 mod media;
 mod trees;

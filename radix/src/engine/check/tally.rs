@@ -1,0 +1,138 @@
+//! What a check has come upon: the blocks that are used, and what is wrong.
+
+use std::collections::BTreeMap;
+
+use bough_blockstore::BlockAddr;
+
+use crate::catalogue::VersionId;
+use crate::info::{CheckReport, Finding, Severity};
+
+/// Findings of each severity that are told; more are only counted.
+const FINDINGS_MAX: u64 = 1000;
+/// Wrong counts that are remembered for those who are compared with them.
+const WRONG_MAX: usize = 1 << 16;
+/// Blocks that one page of the space bitmap tells of.
+pub(super) const PAGE_BLOCKS: u64 = 32_768;
+
+/// See the module's documentation. Its memory is bounded by the store's size (a bit for each
+/// block of pages in use) and by constants, never by how many versions there are.
+#[derive(Default)]
+pub(super) struct Tally {
+    used: BTreeMap<u64, Box<[u8; 4096]>>,
+    pub report: CheckReport,
+    /// How many different blocks trees use.
+    pub used_blocks: u64,
+    /// Something could not be counted: a node that cannot be read, or is used twice.
+    pub partial: bool,
+    /// By how much too many blocks versions are said to refer to, where that is wrong. Beyond
+    /// [`WRONG_MAX`] those who began from one are judged as if it were right.
+    wrong: BTreeMap<VersionId, i128>,
+    leaks: u64,
+    corruptions: u64,
+}
+
+impl Tally {
+    /// `false` where it was marked already.
+    pub fn mark(&mut self, addr: BlockAddr) -> bool {
+        let (page, bit) = (addr.raw() / PAGE_BLOCKS, addr.raw() % PAGE_BLOCKS);
+        let bytes = self.used.entry(page).or_insert_with(|| Box::new([0; 4096]));
+        let fresh = !is_set(bytes, bit);
+        bytes[byte_of(bit)] |= 1 << (bit % 8);
+        self.used_blocks += u64::from(fresh);
+        fresh
+    }
+
+    /// The marks of one page; they are forgotten.
+    pub fn take_page(&mut self, index: u64) -> Box<[u8; 4096]> {
+        self.used.remove(&index).unwrap_or_else(|| Box::new([0; 4096]))
+    }
+
+    /// The block after the last one marked.
+    pub fn used_end(&self) -> u64 {
+        let last = self.used.last_key_value();
+        let end = |(index, bytes): (&u64, &Box<[u8; 4096]>)| {
+            let bit = (0..PAGE_BLOCKS).rev().find(|bit| is_set(bytes, *bit));
+            index * PAGE_BLOCKS + bit.map_or(0, |bit| bit + 1)
+        };
+        last.map_or(0, end)
+    }
+
+    pub fn remember_wrong(&mut self, version: VersionId, by: i128) {
+        if by != 0 && self.wrong.len() < WRONG_MAX {
+            self.wrong.insert(version, by);
+        }
+    }
+
+    /// By how much a version's count was found to be too high.
+    pub fn wrong_by(&self, version: VersionId) -> i128 {
+        self.wrong.get(&version).copied().unwrap_or(0)
+    }
+
+    /// Holds a number that commits keep against what is there. As reference counts are judged:
+    /// one too high only keeps something back, which is a leak; one too low gives away, or
+    /// promises, what is in use.
+    pub fn compare(
+        &mut self,
+        whose: Option<&str>,
+        what: &str,
+        kept: impl Into<i128>,
+        found: impl Into<i128>,
+    ) {
+        let (kept, found) = (kept.into(), found.into());
+        let severity = match kept.cmp(&found) {
+            std::cmp::Ordering::Equal => return,
+            std::cmp::Ordering::Greater => Severity::Leak,
+            std::cmp::Ordering::Less => Severity::Corruption,
+        };
+        self.find(severity, whose, None, format!("{what}: {kept} counted, {found} found"));
+    }
+
+    /// Holds the first of the numbers that are still to be given out against those in use.
+    pub fn compare_next(&mut self, what: &str, next: u64, used_end: u64) {
+        if next < used_end {
+            let last = used_end - 1;
+            let message = format!("{what}: {next} is to come next, and {last} is in use");
+            self.find(Severity::Corruption, None, None, message);
+        }
+    }
+
+    pub fn find(
+        &mut self,
+        severity: Severity,
+        version: Option<&str>,
+        block: Option<BlockAddr>,
+        message: String,
+    ) {
+        // Each severity by itself: no number of leaks may hide a corruption.
+        let told = match severity {
+            Severity::Leak => &mut self.leaks,
+            Severity::Corruption => &mut self.corruptions,
+        };
+        *told += 1;
+        if *told <= FINDINGS_MAX {
+            self.report.findings.push(Finding {
+                severity,
+                version: version.map(str::to_owned),
+                block: block.map(BlockAddr::raw),
+                message,
+            });
+        }
+    }
+
+    pub fn finish(mut self) -> CheckReport {
+        let counts = [(Severity::Corruption, self.corruptions), (Severity::Leak, self.leaks)];
+        for (severity, count) in counts.into_iter().filter(|(_, count)| *count > FINDINGS_MAX) {
+            let message = format!("{} more like this are not listed", count - FINDINGS_MAX);
+            self.report.findings.push(Finding { severity, version: None, block: None, message });
+        }
+        self.report
+    }
+}
+
+fn byte_of(bit: u64) -> usize {
+    bough_blockstore::to_usize(bit / 8)
+}
+
+pub(super) fn is_set(bytes: &[u8; 4096], bit: u64) -> bool {
+    bytes[byte_of(bit)] & (1 << (bit % 8)) != 0
+}
