@@ -40,7 +40,8 @@ pub use catalogue::{RowFault, RowKind, VersionId};
 pub use disk::{Access, Connection, Disk, Piece};
 pub use disk0::CatalogueError;
 pub use engine::{
-    DeleteOptions, Differences, Engine, EngineConfig, EngineError, Progress, Reader, ScrubOptions,
+    BrokenRule, DeleteOptions, Differences, Engine, EngineConfig, EngineError, Progress, Reader,
+    ScrubOptions,
 };
 pub use error::{DiskError, ErrorKind};
 pub use info::{

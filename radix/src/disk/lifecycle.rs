@@ -10,7 +10,7 @@ use super::publish::Follower;
 use super::{Disk, DiskState, Mode, Slot, error_chain};
 use crate::catalogue::{ChainRow, Rows};
 use crate::disk0::{CatalogueError, Need as PoolNeed};
-use crate::engine::EngineError;
+use crate::engine::{BrokenRule, EngineError};
 use crate::error::DiskError;
 use crate::space::Need;
 use crate::store::DiskSpace;
@@ -106,7 +106,11 @@ impl Disk {
         }
         let Some(runs) = self.store.space().draw(self.id, None, 1) else { return Ok(None) };
         let at = runs[0].start;
-        let nonce = Nonce(self.store.runtime.random());
+        let nonce = if self.store.config.breaks(BrokenRule::OneNonce) {
+            Nonce([7; 16])
+        } else {
+            Nonce(self.store.runtime.random())
+        };
         let start = ChainStart { nonce, sequence: Sequence(1), at, previous_crc: 0 };
         let epoch = self.lock().epoch;
         let mut commit = self.store.catalogue.begin(PoolNeed::Release).await?;

@@ -6,7 +6,7 @@ use bough_blockstore::{BlockAddr, BlockBuf, DiskId, Epoch, IoFuture, to_u64};
 
 use crate::catalogue::{Rows, VersionRow};
 use crate::disk0::CatalogueError;
-use crate::engine::EngineError;
+use crate::engine::{BrokenRule, EngineError};
 use crate::merge::{MergeContext, NodeSink, Ownership, ReclaimedBelow, merge};
 use crate::node::{Node, Root};
 use crate::overlay::{Change, Overlay};
@@ -171,6 +171,9 @@ pub(crate) async fn ownership_of(
     store: &Store,
     version: &VersionRow,
 ) -> Result<Ownership, CatalogueError> {
+    if store.config.breaks(BrokenRule::OwnershipByOwnEpoch) {
+        return Ok(Ownership::after(Epoch::of(version.epoch.raw() - 1)));
+    }
     let mut view = store.catalogue.read().await;
     let rows = Rows::new(&mut view);
     let Some(parent) = version.parent else { return Ok(Ownership::after(Epoch::ZERO)) };

@@ -8,6 +8,7 @@ use bough_blockstore::{
 };
 
 use crate::disk::{Disk, Slot};
+use crate::engine::BrokenRule;
 use crate::error::DiskError;
 use crate::lookup::{Mapping, lookup_range, try_lookup_range};
 use crate::node::Kind;
@@ -160,7 +161,8 @@ pub(crate) async fn deliver(
             match (source, bytes) {
                 (Source::Data { addr, crc }, Some(bytes)) => {
                     let fresh;
-                    let bytes = if crc32fast::hash(bytes) == *crc {
+                    let trusted = store.config.breaks(BrokenRule::UnverifiedReads);
+                    let bytes = if trusted || crc32fast::hash(bytes) == *crc {
                         bytes
                     } else {
                         fresh = read_again(store, name, virtual_block, *addr, *crc).await?;

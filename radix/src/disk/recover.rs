@@ -15,7 +15,7 @@ use super::checkpoint::Frozen;
 use super::{Disk, Pending, Slot};
 use crate::catalogue::{ChainRow, Rows, VersionRow};
 use crate::disk0::CatalogueError;
-use crate::engine::EngineError;
+use crate::engine::{BrokenRule, EngineError};
 use crate::overlay::{Overlay, Point};
 
 /// Blocks written again with one operation: 1 MiB.
@@ -25,9 +25,10 @@ const REWRITE_BLOCKS: usize = 256;
 pub(crate) async fn scan_chain_from(
     device: &Arc<dyn Device>,
     row: &ChainRow,
+    limits: ScanLimits,
     extents: &[BlockRun],
 ) -> Result<Scan, ScanError> {
-    scan(device, &chain_start(row), ScanLimits::default(), extents).await
+    scan(device, &chain_start(row), limits, extents).await
 }
 
 impl Disk {
@@ -40,7 +41,11 @@ impl Disk {
     pub(crate) async fn recover(self: &Arc<Self>, row: &ChainRow) -> Result<(), EngineError> {
         self.lock().slot = Slot::Closing;
         let extents = self.store.space().extents_of(self.id);
-        let found = scan_chain_from(&self.store.device, row, &extents).await?;
+        let mut limits = ScanLimits::default();
+        if self.store.config.breaks(BrokenRule::RotEndsReplay) {
+            limits.max_beyond_blocks = 0;
+        }
+        let found = scan_chain_from(&self.store.device, row, limits, &extents).await?;
         if let ScanEnd::Damaged { at, sequence } = found.end {
             let disk = self.name().to_string();
             return Err(EngineError::LostRecords { disk, at, sequence: sequence.0 });

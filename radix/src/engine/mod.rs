@@ -6,6 +6,7 @@
 mod attach;
 mod check;
 mod clone;
+mod config;
 mod create;
 mod delete;
 mod diff;
@@ -29,9 +30,8 @@ mod snapshot;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use bough_blockstore::{BlockAddr, BlockCount, ChainConfig, DiskId, Epoch};
+use bough_blockstore::{BlockAddr, BlockCount, DiskId, Epoch};
 use uuid::Uuid;
 
 use crate::catalogue::{Rows, VersionId};
@@ -39,6 +39,7 @@ use crate::disk::Disk;
 use crate::disk0::{CatalogueError, Need as PoolNeed};
 use crate::store::Store;
 
+pub use config::{BrokenRule, EngineConfig};
 pub use delete::DeleteOptions;
 pub use diff::Differences;
 pub use error::EngineError;
@@ -47,41 +48,6 @@ pub use scrub::{Progress, ScrubOptions};
 
 /// Epochs leased from the catalogue at a time.
 const LEASE: u64 = 1 << 20;
-
-/// Bounds of an engine.
-#[derive(Clone, Debug)]
-pub struct EngineConfig {
-    /// For node and page caches, in bytes.
-    pub cache_bytes: u64,
-    /// Entries of all overlays at which the largest are merged; at twice as many writers wait.
-    pub overlay_entries: usize,
-    /// Bytes of a disk's chain at which it is checkpointed.
-    pub chain_bytes: u64,
-    /// A disk with something in its chain is checkpointed this long after its last one.
-    pub checkpoint_every: Duration,
-    /// Bounds of each chain.
-    pub chain: ChainConfig,
-}
-
-impl EngineConfig {
-    /// Half of `memory_bytes` for caches, a quarter for overlays (the rest is buffers').
-    pub fn with_memory(memory_bytes: u64) -> Self {
-        let entries = usize::try_from(memory_bytes / 4 / 128).unwrap_or(usize::MAX);
-        Self {
-            cache_bytes: memory_bytes / 2,
-            overlay_entries: entries.clamp(1024, 1 << 18),
-            chain_bytes: 1 << 30,
-            checkpoint_every: Duration::from_secs(10),
-            chain: ChainConfig::default(),
-        }
-    }
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self::with_memory(64 << 20)
-    }
-}
 
 /// A store, open. Cheap to clone; its futures stay on the reactor that polls them.
 #[derive(Clone)]

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bough_blockstore::{
-    BlockAddr, BlockCount, BlockRun, Device, DiskId, OneSync, Runtime, SUPERBLOCK_BLOCKS, Sequence,
-    Superblock, SuperblockError, read_pair,
+    BlockAddr, BlockCount, BlockRun, Device, DiskId, OneSync, Runtime, SUPERBLOCK_BLOCKS,
+    ScanLimits, Sequence, Superblock, SuperblockError, read_pair,
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -295,7 +295,7 @@ async fn requirements_met(
             .filter(|extent| extent.disk == requirement.disk)
             .map(|extent| extent.run)
             .collect();
-        let found = scan_chain_from(device, &chain, &extents).await?;
+        let found = scan_chain_from(device, &chain, ScanLimits::default(), &extents).await?;
         let reached =
             found.records.last().map_or(Sequence(chain.sequence.0 - 1), |record| record.sequence);
         if reached < requirement.sequence {

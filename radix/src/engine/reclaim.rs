@@ -3,11 +3,11 @@
 //! A step frees blocks and moves the cursor in one commit. The version that began from the victim
 //! may be a head that is being written to: its checkpoints and these steps exclude each other.
 
-use bough_blockstore::Epoch;
+use bough_blockstore::{BlockAddr, Epoch};
 use tokio::sync::oneshot;
 
 use super::hide::queue_reclaim;
-use super::{Engine, EngineError};
+use super::{BrokenRule, Engine, EngineError};
 use crate::catalogue::{ReclaimRow, RowFault, Rows, VersionId, VersionRow};
 use crate::disk0::{Commit, Need as PoolNeed};
 use crate::node::Root;
@@ -15,8 +15,6 @@ use crate::reclaim::{Reclaim, Step, reclaim_step};
 use crate::store::BitChanges;
 use crate::tree_error::OnDamage;
 
-/// Blocks freed or looked at in one step.
-const STEP_BLOCKS: u64 = 8192;
 const PAGE_ROWS: usize = 64;
 /// The shortest run worth giving back to the host: 1 MiB.
 const PUNCH_BLOCKS: u64 = 256;
@@ -136,7 +134,7 @@ impl Engine {
                 child: child_root,
                 parent_epoch,
                 cursor: victim.row.cursor,
-                budget_blocks: STEP_BLOCKS,
+                budget_blocks: self.store().config.reclaim_step_blocks,
                 on_damage: OnDamage::GiveUp,
             },
         )
@@ -229,6 +227,11 @@ impl Engine {
         let freed_data = victim.row.freed_data + step.freed_data;
         let all = u64::try_from(step.freed.len()).unwrap_or(u64::MAX);
         let freed_nodes = victim.row.freed_nodes + all.saturating_sub(step.freed_data);
+        let mut freed = step.freed;
+        if self.store().config.breaks(BrokenRule::FreeBeforeCursor) {
+            self.commit_freed(commit, std::mem::take(&mut freed)).await?;
+            commit = self.store().catalogue.begin(PoolNeed::Release).await?;
+        }
         match step.next {
             Some(cursor) => {
                 let row = ReclaimRow { cursor, freed_data, freed_nodes, ..victim.row };
@@ -236,7 +239,15 @@ impl Engine {
             }
             None => self.bury(&mut commit, victim, freed_data).await?,
         }
-        let changes = BitChanges { set: Vec::new(), clear: step.freed };
+        self.commit_freed(commit, freed).await
+    }
+
+    async fn commit_freed(
+        &self,
+        mut commit: Commit<'_>,
+        freed: Vec<BlockAddr>,
+    ) -> Result<(), EngineError> {
+        let changes = BitChanges { set: Vec::new(), clear: freed };
         let pages = self.store().put_bits(&mut commit, &changes).await?;
         commit.stage(&[]).await?.durable().await?;
         self.store().bits_written(&pages);

@@ -21,11 +21,12 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bough_blockstore::Sabotage;
+use bough_radix::BrokenRule;
 
 use history::Summary;
 use shape::Shape;
@@ -99,12 +100,27 @@ fn engines_whose_chains_break_a_rule_are_caught() {
         ("answers out of order", Sabotage::AnswerOutOfOrder),
     ];
     for (what, sabotage) in rules {
-        let breaks = |shape: &mut Shape| shape.config.chain.sabotage = sabotage;
-        let caught = |seed: &u64| catch_unwind(|| history::run_with(*seed, breaks)).is_err();
-        let seed = (0..CAUGHT_WITHIN).find(caught);
-        let seed = seed.unwrap_or_else(|| panic!("{what}: never caught"));
-        say(format_args!("{what}: caught after {} histories", seed + 1));
+        assert_caught(what, |shape| shape.config.chain.sabotage = sabotage);
     }
+}
+
+#[test]
+fn engines_that_break_a_rule_are_caught() {
+    let rules = [
+        ("a nonce used twice", BrokenRule::OneNonce),
+        ("ownership by the current epoch", BrokenRule::OwnershipByOwnEpoch),
+        ("freeing before the cursor", BrokenRule::FreeBeforeCursor),
+    ];
+    for (what, rule) in rules {
+        assert_caught(what, |shape| shape.config.broken_rule = rule);
+    }
+}
+
+fn assert_caught(what: &str, meddle: impl Fn(&mut Shape)) {
+    let caught = |seed: &u64| catch_unwind(AssertUnwindSafe(|| history::run_with(*seed, &meddle)));
+    let seed = (0..CAUGHT_WITHIN).find(|seed| caught(seed).is_err());
+    let seed = seed.unwrap_or_else(|| panic!("{what}: never caught"));
+    say(format_args!("{what}: caught after {} histories", seed + 1));
 }
 
 /// The seeds that failed, ascending.

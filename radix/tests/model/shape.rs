@@ -71,6 +71,7 @@ fn any_config(rng: &mut SimRng) -> EngineConfig {
             sync_bytes: [256 << 10, 64 << 20][pick(rng, 2)],
             ..ChainConfig::default()
         },
+        ..EngineConfig::default()
     }
 }
 

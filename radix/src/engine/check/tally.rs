@@ -49,12 +49,9 @@ impl Tally {
 
     /// The block after the last one marked.
     pub fn used_end(&self) -> u64 {
-        let last = self.used.last_key_value();
-        let end = |(index, bytes): (&u64, &Box<[u8; 4096]>)| {
-            let bit = (0..PAGE_BLOCKS).rev().find(|bit| is_set(bytes, *bit));
-            index * PAGE_BLOCKS + bit.map_or(0, |bit| bit + 1)
-        };
-        last.map_or(0, end)
+        let Some((index, bytes)) = self.used.last_key_value() else { return 0 };
+        let bit = (0..PAGE_BLOCKS).rev().find(|bit| is_set(bytes, *bit));
+        index * PAGE_BLOCKS + bit.map_or(0, |bit| bit + 1)
     }
 
     pub fn remember_wrong(&mut self, version: VersionId, by: i128) {

@@ -1,11 +1,13 @@
 //! Damage to the chain of a disk whose server was killed.
 
+use std::io::Write;
+
 use bough_blockstore::sim::{CrashKind, Sim, SimImage};
 use bough_blockstore::{BlockAddr, BlockCount};
 use bough_damage::{Medium, rot};
-use bough_radix::{Engine, ErrorKind, Severity};
+use bough_radix::{BrokenRule, Engine, EngineConfig, ErrorKind, Severity};
 
-use crate::kit::{VERSIONS, fill, findings, look};
+use crate::kit::{VERSIONS, fill, findings, look, look_with};
 
 const NEVER: std::time::Duration = std::time::Duration::from_secs(1 << 20);
 
@@ -15,7 +17,7 @@ fn killed() -> SimImage {
     let device: std::sync::Arc<dyn bough_blockstore::Device> = sim.create_device(BlockCount(4096));
     sim.run(async {
         Engine::format(device.clone(), sim.runtime()).await.unwrap();
-        let config = bough_radix::EngineConfig { checkpoint_every: NEVER, ..Default::default() };
+        let config = EngineConfig { checkpoint_every: NEVER, ..EngineConfig::default() };
         let engine = Engine::open(device, sim.runtime(), config).await.unwrap();
         fill(&engine).await.unwrap();
     });
@@ -105,4 +107,47 @@ fn damaged_data_of_a_synced_record_is_an_error_when_read_and_not_the_end_of_the_
         met += 1;
     }
     assert!(met > 20, "{met} blocks");
+}
+
+/// Headers of disks' records that a later one says were synced, as [`headers`] gives them.
+fn synced_headers(image: &impl Medium) -> Vec<([u8; 16], u64, u64)> {
+    let all = headers(image);
+    let last = |nonce| all.iter().filter(|header| header.0 == nonce).map(|header| header.1).max();
+    let is_synced = |header: &&([u8; 16], u64, u64)| {
+        header.2 >= 258 && last(header.0).is_some_and(|last| header.1 + 2 <= last)
+    };
+    all.iter().filter(is_synced).copied().collect()
+}
+
+/// How many rotten blocks it takes until an engine that breaks `rule` gives out other bytes than
+/// were written.
+fn assert_caught(what: &str, rule: BrokenRule, rotten: impl IntoIterator<Item = u64>) {
+    let whole = killed();
+    let caught = |at: u64| {
+        let mut image = whole.clone();
+        rot(&mut image, at);
+        let config = EngineConfig { broken_rule: rule, ..EngineConfig::default() };
+        std::panic::catch_unwind(|| look_with(image, config)).is_err()
+    };
+    let first = rotten.into_iter().position(caught);
+    let cases = first.unwrap_or_else(|| panic!("{what}: never caught")) + 1;
+    // Past what the harness keeps to itself of tests that pass.
+    let _ = writeln!(std::io::stderr(), "{what}: caught after {cases} rotten blocks");
+}
+
+#[test]
+fn a_replay_that_takes_rot_for_the_end_is_caught() {
+    let rotten = synced_headers(&killed()).into_iter().map(|header| header.2);
+    assert_caught("rot taken for the end of a chain", BrokenRule::RotEndsReplay, rotten);
+}
+
+#[test]
+fn reads_that_verify_no_checksum_are_caught() {
+    let whole = killed();
+    let rotten: Vec<u64> = synced_headers(&whole)
+        .into_iter()
+        .filter_map(|header| first_data(&whole.read(BlockAddr::of(header.2))))
+        .map(|(_, addr)| addr)
+        .collect();
+    assert_caught("a checksum not verified", BrokenRule::UnverifiedReads, rotten);
 }

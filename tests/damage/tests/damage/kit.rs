@@ -83,8 +83,16 @@ async fn write(
 }
 
 pub async fn open(sim: &Sim, device: Arc<dyn Device>) -> Result<Engine, EngineError> {
+    open_with(sim, device, EngineConfig::default()).await
+}
+
+async fn open_with(
+    sim: &Sim,
+    device: Arc<dyn Device>,
+    config: EngineConfig,
+) -> Result<Engine, EngineError> {
     let runtime: Arc<dyn Runtime> = sim.runtime();
-    Engine::open(device, runtime, EngineConfig::default()).await
+    Engine::open(device, runtime, config).await
 }
 
 /// What a damaged store has to say.
@@ -122,10 +130,15 @@ pub fn findings(report: &CheckReport) -> Vec<(Severity, Option<&str>, Option<u64
 /// Opens a store and asks for everything: all bytes (which must be right, or an error), `check`,
 /// `scrub`.
 pub fn look(image: SimImage) -> Result<Seen, EngineError> {
+    look_with(image, EngineConfig::default())
+}
+
+/// As [`look`], with an engine of these bounds.
+pub fn look_with(image: SimImage, config: EngineConfig) -> Result<Seen, EngineError> {
     let sim = Sim::new(12);
     let device: Arc<dyn Device> = sim.open_device(image);
     sim.run(async {
-        let engine = open(&sim, device).await?;
+        let engine = open_with(&sim, device, config).await?;
         inspect(&engine).await
     })
 }
