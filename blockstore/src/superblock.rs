@@ -281,6 +281,9 @@ fn fields(raw: &RawSuperblock) -> Option<Superblock> {
         return None;
     }
     let pool = used.iter().map(|run| pool_run(run, size)).collect::<Option<Vec<_>>>()?;
+    if overlap(&pool) {
+        return None;
+    }
     Some(Superblock {
         uuid: raw.uuid,
         generation: raw.generation.get(),
@@ -307,6 +310,14 @@ fn pool_run(raw: &RawPoolRun, size: u64) -> Option<PoolRun> {
         if fits { BlockAddr::new(start.get()) } else { None }
     };
     Some(PoolRun { primary: inside(raw.primary)?, mirror: inside(raw.mirror)?, count })
+}
+
+/// Whether some block would be two blocks of the pool.
+fn overlap(pool: &[PoolRun]) -> bool {
+    let copies = pool.iter().flat_map(|run| [(run.primary, run.count), (run.mirror, run.count)]);
+    let mut starts: Vec<(u64, u64)> = copies.map(|(start, count)| (start.raw(), count)).collect();
+    starts.sort_unstable();
+    starts.windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0)
 }
 
 #[cfg(test)]

@@ -198,3 +198,18 @@ proptest! {
         prop_assert_eq!(decode(&block), Ok(written));
     }
 }
+
+#[test]
+fn a_pool_that_has_a_block_twice_is_damage() {
+    let sim = Sim::new(1);
+    for mirror in [2, 60, 65] {
+        let mut image = store(&sim, 3);
+        for copy in 0..2 {
+            forge(&mut image, copy, |block| {
+                block[136..144].copy_from_slice(&u64::to_le_bytes(mirror))
+            });
+        }
+        let refused = read(&sim, image).expect_err("no pool is like that");
+        assert!(matches!(refused, SuperblockError::Damaged), "{refused}");
+    }
+}

@@ -132,6 +132,11 @@ impl<'a> Reader<'a> {
         self.u64().and_then(BlockAddr::new)
     }
 
+    /// A count of blocks; no store has more than there are addresses.
+    fn blocks(&mut self) -> Option<i64> {
+        self.i64().filter(|count| count.unsigned_abs() <= BlockAddr::MAX.raw())
+    }
+
     fn uuid(&mut self) -> Option<Uuid> {
         self.array().map(Uuid::from_bytes)
     }
@@ -218,8 +223,8 @@ impl Coded for VersionRow {
             sealed: from.flag()?,
             hidden: from.flag()?,
             created_unix: from.u64()?,
-            referenced_blocks: from.i64()?,
-            owned_blocks: from.i64()?,
+            referenced_blocks: from.blocks()?,
+            owned_blocks: from.blocks()?,
             child_count: from.u64()?,
         })
     }

@@ -19,6 +19,9 @@ pub enum RowFault {
     /// A row that another one names is not there.
     #[error("disk {0} is missing from the catalogue; run `bough check`")]
     MissingDisk(DiskId),
+    /// A version that began from a younger one, or from itself.
+    #[error("version {0} of the catalogue is younger than what began from it; run `bough check`")]
+    YoungerParent(VersionId),
     /// Somebody else has the name. Callers look first; this keeps the index right regardless.
     #[error("the name '{0}' is taken; choose another")]
     NameTaken(String),
@@ -150,6 +153,17 @@ where
     /// The version of that number, which must be there.
     pub async fn version(&self, id: VersionId) -> Result<VersionRow, P::Error> {
         Ok(self.get_version(id).await?.ok_or(RowFault::MissingVersion(id))?)
+    }
+
+    /// What a version began from. Older than it, so that whoever goes from parent to parent
+    /// arrives, whatever the rows say.
+    pub async fn parent_of(&self, version: &VersionRow) -> Result<Option<VersionRow>, P::Error> {
+        let Some(id) = version.parent else { return Ok(None) };
+        let parent = self.version(id).await?;
+        if parent.epoch >= version.epoch {
+            return Err(RowFault::YoungerParent(id).into());
+        }
+        Ok(Some(parent))
     }
 
     /// The snapshot `label` of `disk`, unless it is hidden.

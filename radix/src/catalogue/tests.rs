@@ -312,7 +312,7 @@ fn rows_read_back_as_they_were_written() {
     let (parent, parent_uuid) = (Some(VersionId(9)), Some(Uuid::from_u128(5)));
     let full = snapshot(u64::MAX, 7, Epoch::MAX.raw(), &longest);
     let full = VersionRow { parent, parent_uuid, pending: true, hidden: true, ..full };
-    reads_back(&VersionRow { owned_blocks: -1, referenced_blocks: i64::MAX, ..full });
+    reads_back(&VersionRow { owned_blocks: -1, referenced_blocks: 1 << 43, ..full });
     let run = BlockRun { start: BlockAddr::MAX, count: 1 };
     reads_back(&ExtentRow { run, disk: DiskId(1) });
     reads_back(&ChainRow {

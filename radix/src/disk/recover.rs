@@ -127,8 +127,8 @@ impl Disk {
         let rows = Rows::new(&mut view);
         let mut pending = Vec::new();
         let mut version: VersionRow = rows.version(head).await?;
-        while let Some(parent) = version.parent {
-            version = rows.version(parent).await?;
+        while let Some(parent) = rows.parent_of(&version).await? {
+            version = parent;
             if !version.pending {
                 break;
             }

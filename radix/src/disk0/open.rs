@@ -180,7 +180,9 @@ impl Recovered {
         let pool = Arc::new(Pool::new(&superblock.pool));
         let gate = gate_for(Arc::clone(&pool));
         let root = Root::decode(&superblock.root)
-            .map_err(|_| CatalogueError::Misused { addr: BlockAddr::ZERO })?;
+            .ok()
+            .filter(|root| root.height == Root::for_blocks(CATALOGUE_BLOCKS).height)
+            .ok_or(CatalogueError::Misused { addr: BlockAddr::ZERO })?;
         let pages = usize::try_from(memory_bytes / 2 / 4096).unwrap_or(usize::MAX).max(64);
         let view = View::new(root, NonZeroUsize::new(pages).unwrap_or(NonZeroUsize::MIN));
         let cache = NodeCache::new(Arc::clone(&mirrored), memory_bytes / 2);

@@ -80,7 +80,8 @@ impl Engine {
             let mut view = disk0.read().await;
             Rows::new(&mut view).counters().await?
         };
-        let space = Arc::new(Mutex::new(Space::new(space_config(&superblock, counters))));
+        let space = Space::new(space_config(&superblock, counters));
+        let space = Arc::new(Mutex::new(space.map_err(CatalogueError::from)?));
         let _ = cell.set(Arc::clone(&space));
         let cache = NodeCache::new(Arc::clone(&device), config.cache_bytes / 4 * 3);
         let gate = disk0.gate();

@@ -142,13 +142,12 @@ impl Engine {
         };
         // Hidden versions are not scrubbed for themselves: what they hold that others read is
         // read with the first that is not hidden.
-        let mut parent = row.parent;
-        while let Some(id) = parent {
-            let version = rows.version(id).await?;
-            if !version.hidden && !version.pending {
-                return Ok(Some((name, version.epoch, row.root)));
+        let mut version = row.clone();
+        while let Some(parent) = rows.parent_of(&version).await? {
+            if !parent.hidden && !parent.pending {
+                return Ok(Some((name, parent.epoch, row.root)));
             }
-            parent = version.parent;
+            version = parent;
         }
         Ok(Some((name, Epoch::ZERO, row.root)))
     }

@@ -12,16 +12,23 @@ use crate::btree::Page;
 
 impl Space {
     /// The allocator of a store; knows no extents and has no bitmap pages loaded.
-    pub fn new(config: SpaceConfig) -> Self {
+    ///
+    /// # Errors
+    /// Where the counters cannot be those of such a store.
+    pub fn new(config: SpaceConfig) -> Result<Self, SpaceFault> {
+        let (used, total) = (config.used_blocks, config.total.0);
+        if used > total || config.virgin_from.raw() > total {
+            return Err(SpaceFault::BadCounters { used, total });
+        }
         let mut reserved = RunSet::default();
         for run in config.reserved {
             reserved.insert(run.start.raw()..run.end());
         }
-        Self {
-            total: config.total.0,
+        Ok(Self {
+            total,
             reserved,
             floors: config.floors,
-            used: config.used_blocks,
+            used,
             virgin_from: config.virgin_from.raw(),
             bitmap: Bitmap::default(),
             extents: BTreeMap::new(),
@@ -32,7 +39,7 @@ impl Space {
             sums: counts::Sums::default(),
             search: grant::Search::new(config.virgin_from.raw()),
             ahead: ahead::Ahead::default(),
-        }
+        })
     }
 
     /// Which bitmap pages [`Space::commit_bits`] of these blocks needs and has not got.

@@ -104,6 +104,14 @@ pub enum SpaceFault {
     /// A block that was not taken from any extent.
     #[error("block {0} was not allocated to anybody; run `bough check`")]
     NotTaken(BlockAddr),
+    /// The catalogue's counters fit no store of this size.
+    #[error("the catalogue counts {used} blocks in use, of {total}: it is damaged")]
+    BadCounters {
+        /// Blocks in use.
+        used: u64,
+        /// Blocks that there are.
+        total: u64,
+    },
     /// An extent overlaps another, or lies outside the store.
     #[error("the extent at block {0} cannot be; run `bough check`")]
     BadExtent(BlockAddr),

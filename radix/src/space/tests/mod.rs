@@ -28,7 +28,7 @@ fn config(total: u64, floors: Floors) -> SpaceConfig {
 
 /// An allocator whose bitmap is loaded, all clear.
 fn fresh(total: u64, floors: Floors) -> Space {
-    let mut space = Space::new(config(total, floors));
+    let mut space = Space::new(config(total, floors)).unwrap();
     for page in 0..total.div_ceil(PAGE_BLOCKS) {
         let page = VirtualBlock::of(BITMAP_BASE + page);
         space.load(page, &[0; BLOCK_BYTES]).unwrap();
@@ -195,7 +195,7 @@ fn extents_that_cannot_be_are_refused() {
 
 #[test]
 fn bits_where_no_tree_may_have_blocks_are_refused() {
-    let mut space = Space::new(config(1000, NO_FLOORS));
+    let mut space = Space::new(config(1000, NO_FLOORS)).unwrap();
     let page = VirtualBlock::of(BITMAP_BASE);
     for (byte, bit) in [(0, 3), (1, 1), (125, 0)] {
         let mut bytes = [0; BLOCK_BYTES];
@@ -433,4 +433,15 @@ fn handing_a_block_back_twice_is_caught() {
     let blocks = take(&mut space, DISK, 2);
     space.give_back(&blocks[..1]);
     space.give_back(&blocks[..1]);
+}
+
+#[test]
+fn counters_of_no_store_of_this_size_are_refused() {
+    let honest = config(1000, NO_FLOORS);
+    for (used, virgin_from) in [(1001, 500), (u64::MAX, 500), (0, 1001)] {
+        let virgin_from = BlockAddr::of(virgin_from);
+        let forged = SpaceConfig { used_blocks: used, virgin_from, ..honest.clone() };
+        let refused = Space::new(forged).expect_err("no store is like that");
+        assert_eq!(refused, SpaceFault::BadCounters { used, total: 1000 });
+    }
 }

@@ -95,7 +95,7 @@ impl World {
             _ => State::Clear,
         };
         Self {
-            space: Space::new(config.clone()),
+            space: Space::new(config.clone()).unwrap(),
             config,
             states: (0..total).map(state).collect(),
             extents: BTreeMap::new(),
@@ -297,7 +297,7 @@ impl World {
             virgin_from: self.space.virgin_from(),
             ..self.config.clone()
         };
-        self.space = Space::new(config);
+        self.space = Space::new(config).unwrap();
         self.punching.clear();
         self.filling = None;
         let disks: Vec<DiskId> = (1..4).map(DiskId).collect();
