@@ -101,7 +101,7 @@ impl Life {
         while !taken.is_quiet() {
             self.pause(rng).await;
         }
-        Some(taken)
+        (!self.world.borrow().halted).then_some(taken)
     }
 
     /// Opens a disk that the model has just been told of.

@@ -276,7 +276,8 @@ impl Taken {
     /// Keeps other verbs from the disks; `None` where one is under way.
     pub fn take(world: &Shared, keys: &[DiskKey]) -> Option<Self> {
         let mut all = world.borrow_mut();
-        if keys.iter().any(|key| all.disks.get(key).is_none_or(|disk| disk.verb)) {
+        // On a store that has halted, what the last verbs did is open.
+        if all.halted || keys.iter().any(|key| all.disks.get(key).is_none_or(|disk| disk.verb)) {
             return None;
         }
         for key in keys {
