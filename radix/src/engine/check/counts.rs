@@ -45,7 +45,7 @@ impl OfStore {
 
     pub fn note_version(&mut self, row: &VersionRow) {
         self.versions_end = self.versions_end.max(row.id.0.saturating_add(1));
-        self.epochs_end = self.epochs_end.max(row.epoch.raw() + 1);
+        self.epochs_end = self.epochs_end.max(row.epoch.raw().saturating_add(1));
     }
 
     /// Holds a version's row against what was found of its tree.
