@@ -188,11 +188,15 @@ proptest! {
 
     #[test]
     fn what_is_encoded_is_decoded(generation: u64, sequence in 1..1_u64 << 48, runs in 0..=MAX_POOL_RUNS) {
-        let run = superblock(1).pool[0];
+        let run = |index| PoolRun {
+            primary: BlockAddr::of(2 + index),
+            mirror: BlockAddr::of(500 + index),
+            count: 1,
+        };
         let mut written = superblock(1);
         written.generation = generation;
         written.chain.sequence = Sequence(sequence);
-        written.pool = vec![run; runs];
+        written.pool = (0..crate::addr::to_u64(runs)).map(run).collect();
         let mut block = [0; BLOCK_BYTES];
         block.copy_from_slice(&encode(&written));
         prop_assert_eq!(decode(&block), Ok(written));
