@@ -75,6 +75,7 @@ impl Space {
             return None;
         };
         let piece = first.start..first.end.min(first.start + most);
+        self.busy.insert(piece.clone());
         self.ahead.piece = Some(piece.clone());
         Some(BlockRun { start: BlockAddr::of(piece.start), count: piece.end - piece.start })
     }
@@ -82,6 +83,7 @@ impl Space {
     /// The piece from [`Space::plan_ahead`] has been filled, or could not be.
     pub fn end_ahead(&mut self, filled: bool) {
         let Some(piece) = self.ahead.piece.take() else { return };
+        self.busy.remove(piece.clone());
         self.ahead.written_to = piece.end;
         if !filled {
             self.stop_ahead();
@@ -102,10 +104,5 @@ impl Space {
     /// Whether a piece is being filled now.
     pub fn fills_ahead(&self) -> bool {
         self.ahead.piece.is_some()
-    }
-
-    /// What is not to be granted now.
-    pub(super) fn being_filled(&self) -> Option<Range<u64>> {
-        self.ahead.piece.clone()
     }
 }

@@ -35,7 +35,7 @@ impl Space {
             arenas: BTreeMap::new(),
             limbo: RunSet::default(),
             idle: RunSet::default(),
-            punching: RunSet::default(),
+            busy: RunSet::default(),
             sums: counts::Sums::default(),
             search: grant::Search::new(config.virgin_from.raw()),
             ahead: ahead::Ahead::default(),

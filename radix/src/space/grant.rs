@@ -159,8 +159,7 @@ impl Space {
         let found = found.or_else(|| self.worth_searching().then(|| self.from_unknown(wish))?);
         let found = found.or_else(|| self.from_virgin(wish));
         let found = found.or_else(|| self.from_unknown(wish));
-        let nothing =
-            if self.punching.len() > 0 || self.fills_ahead() { Grant::Wait } else { full };
+        let nothing = if self.busy.len() > 0 { Grant::Wait } else { full };
         found.or_else(|| self.from_sparse(wish)).unwrap_or(nothing)
     }
 
@@ -250,16 +249,14 @@ impl Space {
         groups
     }
 
-    /// Extents, reserved runs and what is being given back to the host in `range`, ascending and
+    /// Extents, reserved runs and what the host is busy with in `range`, ascending and
     /// cut to it.
     fn barriers(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let first = self.extent_at(range.start).map_or(range.start, |(start, _)| start);
         let extents = self.extents.range(first..range.end.max(first));
         let cut =
             extents.map(|(start, extent)| (*start).max(range.start)..extent.end.min(range.end));
-        let others = self.reserved.within(range.clone()).chain(self.punching.within(range.clone()));
-        let filled = self.being_filled().map(|run| cut_to(&run, &range));
-        let others = others.chain(filled.filter(|run| !run.is_empty()));
+        let others = self.reserved.within(range.clone()).chain(self.busy.within(range.clone()));
         let mut all: Vec<_> = cut.chain(others).collect();
         all.sort_unstable_by_key(|barrier| barrier.start);
         all
@@ -302,9 +299,4 @@ impl Space {
         });
         Grant::Extent(BlockRun { start, count })
     }
-}
-
-fn cut_to(run: &Range<u64>, range: &Range<u64>) -> Range<u64> {
-    let start = run.start.clamp(range.start, range.end);
-    start..run.end.clamp(start, range.end)
 }

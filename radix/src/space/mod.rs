@@ -78,8 +78,9 @@ pub struct Space {
     limbo: RunSet,
     /// Free blocks of closed extents, waiting for their extent to be dropped.
     idle: RunSet,
-    /// Free blocks that are being given back to the host, and cannot be granted meanwhile.
-    punching: RunSet,
+    /// Free blocks that the host is busy with, being given back to it or filled with zeros; they
+    /// cannot be granted meanwhile.
+    busy: RunSet,
     sums: counts::Sums,
     search: grant::Search,
     ahead: ahead::Ahead,

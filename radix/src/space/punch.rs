@@ -28,7 +28,7 @@ impl Space {
                 return Punch::Load(self.missing([index]));
             }
             if let Some(run) = self.punchable_run(index, least) {
-                self.punching.insert(run.start.raw()..run.end());
+                self.busy.insert(run.start.raw()..run.end());
                 return Punch::Run(run);
             }
             self.search.punchable.remove(&index);
@@ -48,7 +48,7 @@ impl Space {
     /// granted again.
     pub fn end_punch(&mut self, run: BlockRun) {
         let range = run.start.raw()..run.end();
-        self.punching.remove(range.clone());
+        self.busy.remove(range.clone());
         self.search.note_punched(range);
     }
 }
