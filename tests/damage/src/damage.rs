@@ -86,17 +86,30 @@ pub fn repoint(
     vba: u64,
     stranger: Pointer,
 ) {
+    let leaf = Position { level: 1, index: vba >> 8 };
+    forge_node(medium, layout, version, leaf, |bytes| {
+        let slot = Position::slot(1, vba) * 16;
+        let birth = Pointer::decode(&bytes[slot..slot + 16]).expect("something there").birth;
+        bytes[slot..slot + 16].copy_from_slice(&Pointer { birth, ..stranger }.encode());
+    });
+}
+
+/// Forges a node of a version's tree.
+///
+/// # Panics
+/// Where the version has none there.
+pub fn forge_node(
+    medium: &mut impl Medium,
+    layout: &Layout,
+    version: &str,
+    node: Position,
+    change: impl FnOnce(&mut [u8; 4096]),
+) {
     let row = layout.rows.version(version);
     let root = row.root;
     let mut top = root.top.expect("a version that holds something");
     let put = |medium: &mut _, at, block: &_| Medium::write(medium, at, block);
-    let leaf = Position { level: 1, index: vba >> 8 };
-    let change = |bytes: &mut [u8; 4096]| {
-        let slot = Position::slot(1, vba) * 16;
-        let birth = Pointer::decode(&bytes[slot..slot + 16]).expect("something there").birth;
-        bytes[slot..slot + 16].copy_from_slice(&Pointer { birth, ..stranger }.encode());
-    };
-    top.crc = rewrite_node(medium, (top, root.height), leaf, change, &put);
+    top.crc = rewrite_node(medium, (top, root.height), node, change, &put);
     let (old, new) = (root.encode(), Root { top: Some(top), ..root }.encode());
     rewrite_row(medium, layout, &row.key(), |bytes| {
         let at = bytes.windows(24).position(|window| window == old).expect("the row's root");

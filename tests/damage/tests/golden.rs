@@ -5,50 +5,32 @@
 //! golden`, and the file is committed. What is there is never written again: it is what somebody's
 //! store looks like.
 
-use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bough_blockstore::sim::{CrashKind, Sim, SimImage};
 use bough_blockstore::{BlockAddr, BlockCount, Device, FORMAT_VERSION};
+use bough_damage::{
+    GOLDEN_BLOCKS, GOLDEN_DISK_BLOCKS, GOLDEN_VERSIONS, golden_byte, golden_path, golden_store,
+};
 use bough_radix::{Attachment, Engine, EngineConfig, EngineError, ScrubOptions, VersionName};
 use flate2::Compression;
-use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 
-const STORE_BLOCKS: u64 = 2048;
-const DISK_BLOCKS: u64 = 600;
 const NEVER: Duration = Duration::from_secs(1 << 30);
-
-/// What a version holds. For ever: the stores that are kept were made by it.
-fn expected(version: &str, block: u64) -> Option<u8> {
-    match (version, block) {
-        ("web", 7) => None,
-        ("web", 3..12) => Some(0x33),
-        ("web" | "web@two", 290..300) => Some(0x22),
-        ("web" | "web@one" | "web@two" | "copy", 0..40) => Some(0x11),
-        ("copy", 599) => Some(0x55),
-        ("db", 100..140) => Some(0x44),
-        _ => None,
-    }
-}
-
-fn path(version: u32) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("golden/v{version}.gz"))
-}
 
 /// Two disks, two snapshots, a clone, an attachment; chains that were never merged, a discard in
 /// one of them; killed.
 fn make() -> SimImage {
     let sim = Sim::new(1);
-    let device: Arc<dyn Device> = sim.create_device(BlockCount(STORE_BLOCKS));
+    let device: Arc<dyn Device> = sim.create_device(BlockCount(GOLDEN_BLOCKS));
     let made: Result<(), EngineError> = sim.run(async {
         Engine::format(Arc::clone(&device), sim.runtime()).await?;
         let config = EngineConfig { checkpoint_every: NEVER, ..EngineConfig::default() };
         let engine = Engine::open(device, sim.runtime(), config).await?;
         for name in ["web", "db"] {
-            engine.create_disk(&name.parse().expect("a name"), DISK_BLOCKS * 4096).await?;
+            engine.create_disk(&name.parse().expect("a name"), GOLDEN_DISK_BLOCKS * 4096).await?;
         }
         fill(&engine, "web", 0..40, 0x11).await?;
         engine.snapshot(&["web@one".parse().expect("a name")]).await?;
@@ -86,7 +68,8 @@ async fn fill(
 }
 
 fn save(version: u32) {
-    let file = std::fs::File::create_new(path(version)).expect("a kept store is never replaced");
+    let file =
+        std::fs::File::create_new(golden_path(version)).expect("a kept store is never replaced");
     let image = make();
     let mut out = GzEncoder::new(file, Compression::best());
     for block in 0..image.block_count().0 {
@@ -95,26 +78,16 @@ fn save(version: u32) {
     out.finish().expect("the store is written");
 }
 
-fn load(version: u32) -> SimImage {
-    let file = std::fs::File::open(path(version)).expect("a store of every version is kept");
-    let mut from = GzDecoder::new(file);
-    let mut image = SimImage::zeroed(BlockCount(STORE_BLOCKS));
-    for block in 0..STORE_BLOCKS {
-        image.damage(BlockAddr::of(block), |bytes| from.read_exact(bytes).expect("a whole store"));
-    }
-    image
-}
-
 #[test]
 fn a_killed_store_of_every_format_version_opens_recovers_and_holds_what_it_held() {
     if std::env::var_os("BOUGH_GOLDEN").is_some_and(|word| word == "write") {
         save(FORMAT_VERSION);
     }
     for version in 1..=FORMAT_VERSION {
-        let image = load(version);
+        let image = golden_store(version);
         let headers = |image: &SimImage| {
             let header = |at: &u64| image.read(BlockAddr::of(*at)).starts_with(b"BchR");
-            (258..STORE_BLOCKS).filter(header).count()
+            (258..GOLDEN_BLOCKS).filter(header).count()
         };
         assert!(headers(&image) > 10, "the kept store has no chain to recover");
         // Twice: what the first opening wrote must open as well.
@@ -129,7 +102,7 @@ fn verify(image: SimImage) -> SimImage {
     let medium: Arc<dyn Device> = device.clone();
     let done: Result<(), EngineError> = sim.run(async {
         let engine = Engine::open(medium, sim.runtime(), EngineConfig::default()).await?;
-        for name in ["web", "web@one", "web@two", "copy", "db"] {
+        for name in GOLDEN_VERSIONS {
             verify_version(&engine, name).await?;
         }
         let names: Vec<String> = engine.list().await?.into_iter().map(|disk| disk.name).collect();
@@ -153,11 +126,11 @@ fn verify(image: SimImage) -> SimImage {
 async fn verify_version(engine: &Engine, name: &str) -> Result<(), EngineError> {
     let version: VersionName = name.parse().expect("a name");
     let reader = engine.reader(&version).await?;
-    assert_eq!(reader.size_bytes(), DISK_BLOCKS * 4096);
-    for block in 0..DISK_BLOCKS {
+    assert_eq!(reader.size_bytes(), GOLDEN_DISK_BLOCKS * 4096);
+    for block in 0..GOLDEN_DISK_BLOCKS {
         let mut out = [0xEE; 4096];
         reader.read(block * 4096, &mut out).await?;
-        let byte = expected(name, block).unwrap_or(0);
+        let byte = golden_byte(name, block).unwrap_or(0);
         assert!(out.iter().all(|found| *found == byte), "block {block} of {name}");
     }
     Ok(())

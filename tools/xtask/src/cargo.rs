@@ -17,7 +17,8 @@ pub enum Profile {
     Release,
 }
 
-fn cargo(arguments: &[&str]) -> Command {
+/// Cargo, in the project's root.
+pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.args(arguments).current_dir(root()).stdin(Stdio::null());
     command

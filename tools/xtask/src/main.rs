@@ -1,10 +1,11 @@
-//! The project's words: `cargo xtask test`, `demo`, `guests`, `bench`.
+//! The project's words: `cargo xtask test`, `demo`, `guests`, `fuzz`, `bench`.
 //!
 //! Each word installs what it needs beyond the Rust toolchain, says so, and ends with a status
 //! that a script can trust.
 
 mod bench;
 mod cargo;
+mod fuzz;
 mod packages;
 mod suite;
 
@@ -32,6 +33,8 @@ enum Word {
     Demo(Subject),
     /// Run only the stories with guests in QEMU
     Guests(Subject),
+    /// Feed hostile bytes to everything that decodes, and print how many
+    Fuzz(fuzz::Fuzz),
     /// Measure speed beside qemu-storage-daemon, snapshots, and scale
     Bench {
         /// `--quick`, `--json`, and what `--help` after `--` tells
@@ -76,6 +79,7 @@ fn play(word: Word) -> Result<bool> {
             packages::install(packages::GUESTS)?;
             suite::report(bough_guests::play(&subject.binary(Profile::Dev)?)?)
         }
+        Word::Fuzz(fuzz) => fuzz.run(),
         Word::Bench { arguments } => bench::run(&arguments),
     }
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use bough_guests::Tally;
 
 use crate::cargo::{self, Profile};
-use crate::packages;
+use crate::{fuzz, packages};
 
 /// Runs all tests; true if none failed. Goes on after a failure: one run shows them all.
 pub fn test() -> Result<bool> {
@@ -15,6 +15,7 @@ pub fn test() -> Result<bool> {
     let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     tally.add(check("lints", &lints)?);
     tally.add(cargo::test(&["test", "--workspace", "--no-fail-fast"])?);
+    tally.add(fuzz::run_all()?);
     tally.add(bough_guests::play(&cargo::built_bough(Profile::Dev))?);
     report(tally)
 }

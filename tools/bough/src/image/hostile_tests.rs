@@ -64,23 +64,27 @@ fn survive_changes(image: &[u8], head: usize, path: &Path) {
     assert!(refused > 0 && read > 0, "{refused} refused, {read} read: the cases are no good");
 }
 
-#[test]
-fn a_qcow2_image_that_lies_is_read_or_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let good = folder.path().join("good.qcow2");
-    let options = TargetOptions { format: TargetFormat::Qcow2, size_bytes: SIZE, replace: false };
-    let mut target = create(&good, options).unwrap();
+/// An image with some data, made at `path`.
+pub fn qcow2(path: &Path) -> Vec<u8> {
+    let options = TargetOptions { format: TargetFormat::Qcow2, size_bytes: SIZE, replace: true };
+    let mut target = create(path, options).unwrap();
     for at in [0, 1 << 20, 5 << 20] {
         target.write(at, &[7; 70_000]).unwrap();
     }
     target.finish().unwrap();
-    let image = std::fs::read(&good).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn a_qcow2_image_that_lies_is_read_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = qcow2(&folder.path().join("good.qcow2"));
     survive_changes(&image, 120, &folder.path().join("header.qcow2"));
     survive_changes(&image, image.len(), &folder.path().join("anywhere.qcow2"));
 }
 
 /// A monolithic sparse VMDK: header, descriptor, directory, table, grains.
-fn sparse_vmdk() -> Vec<u8> {
+pub fn sparse_vmdk() -> Vec<u8> {
     let (grain_sectors, grains) = (128_u64, SIZE / (128 * 512));
     let mut bytes = vec![0; 512 * 8];
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);

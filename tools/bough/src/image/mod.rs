@@ -6,6 +6,8 @@
 mod detect;
 mod error;
 mod foreign;
+#[cfg(test)]
+mod fuzz_tests;
 mod gate;
 #[cfg(test)]
 mod hostile_tests;
