@@ -129,6 +129,8 @@ struct RawSuperblock {
 }
 
 const CRC_OFFSET: usize = BLOCK_BYTES - 4;
+/// No store is written that often; from below it counting never overflows.
+const GENERATION_END: u64 = 1 << 63;
 const _: () = assert!(size_of::<RawSuperblock>() == BLOCK_BYTES);
 const _: () = assert!(offset_of!(RawSuperblock, version) == 8);
 const _: () = assert!(offset_of!(RawSuperblock, pool) == 128);
@@ -278,6 +280,9 @@ fn fields(raw: &RawSuperblock) -> Option<Superblock> {
     let size = raw.size.get();
     let (sequence, at) = (raw.chain_sequence.get(), raw.chain_at.get());
     if sequence == 0 || sequence >= 1 << 48 || at >= size {
+        return None;
+    }
+    if raw.generation.get() >= GENERATION_END {
         return None;
     }
     let pool = used.iter().map(|run| pool_run(run, size)).collect::<Option<Vec<_>>>()?;

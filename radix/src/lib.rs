@@ -1,6 +1,7 @@
 //! Disks as versions of copy-on-write trees, and the catalogue. Knows no virtio.
 
 mod backlog;
+mod beyond;
 mod btree;
 mod cache;
 mod catalogue;

@@ -153,7 +153,8 @@ fn a_truncated_store_says_by_how_much() {
 
 #[test]
 fn nothing_reserved_or_out_of_bounds_is_let_through() {
-    let patches: [(usize, u8); 8] = [
+    let patches: [(usize, u8); 9] = [
+        (39, 128),  // a generation that none comes after
         (12, 65),   // more runs than there are
         (116, 1),   // reserved beside the previous CRC
         (160, 1),   // an unused run
@@ -187,7 +188,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded(generation: u64, sequence in 1..1_u64 << 48, runs in 0..=MAX_POOL_RUNS) {
+    fn what_is_encoded_is_decoded(generation in 0..GENERATION_END, sequence in 1..1_u64 << 48, runs in 0..=MAX_POOL_RUNS) {
         let run = |index| PoolRun {
             primary: BlockAddr::of(2 + index),
             mirror: BlockAddr::of(500 + index),

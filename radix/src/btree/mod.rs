@@ -24,7 +24,7 @@ pub use lookup::get;
 pub use meta::{Counters, Meta, Totals, format, read_meta, write_meta};
 pub use page::Page;
 pub use remove::remove;
-pub use scan::{last_before, scan};
+pub use scan::{Pair, last_before, scan};
 
 /// The longest key.
 pub const KEY_MAX_BYTES: usize = 512;

@@ -116,16 +116,17 @@ impl<'a> Reader<'a> {
         if self.flag()? { take(self).map(Some) } else { Some(None) }
     }
 
+    /// The last number of a kind is never given out: after every one there is a next to read from.
     fn disk(&mut self) -> Option<DiskId> {
-        self.u32().map(DiskId)
+        self.u32().filter(|id| *id < u32::MAX).map(DiskId)
     }
 
     fn version(&mut self) -> Option<VersionId> {
-        self.u64().map(VersionId)
+        self.u64().filter(|id| *id < u64::MAX).map(VersionId)
     }
 
     fn epoch(&mut self) -> Option<Epoch> {
-        self.u64().and_then(Epoch::new)
+        self.u64().and_then(Epoch::new).filter(|epoch| *epoch < Epoch::MAX)
     }
 
     fn addr(&mut self) -> Option<BlockAddr> {
@@ -135,6 +136,11 @@ impl<'a> Reader<'a> {
     /// A count of blocks; no store has more than there are addresses.
     fn blocks(&mut self) -> Option<i64> {
         self.i64().filter(|count| count.unsigned_abs() <= BlockAddr::MAX.raw())
+    }
+
+    /// A count of blocks that only grows.
+    fn freed(&mut self) -> Option<u64> {
+        self.u64().filter(|count| *count <= BlockAddr::MAX.raw())
     }
 
     fn uuid(&mut self) -> Option<Uuid> {
@@ -286,8 +292,8 @@ impl Coded for ReclaimRow {
         Some(Self {
             version: from.version()?,
             cursor: from.u64()?,
-            freed_data: from.u64()?,
-            freed_nodes: from.u64()?,
+            freed_data: from.freed()?,
+            freed_nodes: from.freed()?,
         })
     }
 }

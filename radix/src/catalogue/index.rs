@@ -71,6 +71,18 @@ where
         self.erase(&keys::of_version(keys::VERSION, id)).await
     }
 
+    /// Whether a disk's name leads to it, where it has one.
+    pub async fn is_found_by_name(&self, row: &DiskRow) -> Result<bool, P::Error> {
+        let Some(name) = public_name(row) else { return Ok(true) };
+        Ok(self.read_number(&name.key).await? == Some(u64::from(row.id.0)))
+    }
+
+    /// Whether a snapshot's label leads to it, where it has one.
+    pub async fn is_found_by_label(&self, row: &VersionRow) -> Result<bool, P::Error> {
+        let Some(label) = public_label(row) else { return Ok(true) };
+        Ok(self.read_number(&label.key).await? == Some(row.id.0))
+    }
+
     /// Whether a version's disk lists it, by its epoch.
     pub async fn is_listed(&self, row: &VersionRow) -> Result<bool, P::Error> {
         Ok(self.read_number(&keys::timeline(row.disk, row.epoch)).await? == Some(row.id.0))

@@ -2,7 +2,7 @@
 
 use bough_blockstore::{BlockAddr, DiskId, Epoch};
 
-use super::rows::VersionId;
+use super::rows::{AttachmentRow, ChainRow, DiskRow, ExtentRow, ReclaimRow, VersionId, VersionRow};
 
 pub(super) const DISK: u8 = b'D';
 pub(super) const DISK_NAME: u8 = b'N';
@@ -14,6 +14,52 @@ pub(super) const EXTENT: u8 = b'E';
 pub(super) const CHAIN: u8 = b'C';
 pub(super) const RECLAIM: u8 = b'R';
 pub(super) const ATTACHMENT: u8 = b'A';
+
+/// A row that says in its value what its key is.
+pub(super) trait Keyed {
+    fn key(&self) -> Vec<u8>;
+}
+
+impl Keyed for DiskRow {
+    fn key(&self) -> Vec<u8> {
+        of_disk(DISK, self.id)
+    }
+}
+
+impl Keyed for VersionRow {
+    fn key(&self) -> Vec<u8> {
+        of_version(VERSION, self.id)
+    }
+}
+
+impl Keyed for ExtentRow {
+    fn key(&self) -> Vec<u8> {
+        extent(self.run.start)
+    }
+}
+
+impl Keyed for ChainRow {
+    fn key(&self) -> Vec<u8> {
+        of_disk(CHAIN, self.disk)
+    }
+}
+
+impl Keyed for ReclaimRow {
+    fn key(&self) -> Vec<u8> {
+        of_version(RECLAIM, self.version)
+    }
+}
+
+impl Keyed for AttachmentRow {
+    fn key(&self) -> Vec<u8> {
+        of_disk(ATTACHMENT, self.disk)
+    }
+}
+
+/// The number that a key ends with.
+pub(super) fn last_number(key: &[u8]) -> Option<u64> {
+    key.last_chunk().copied().map(u64::from_be_bytes)
+}
 
 fn key(letter: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = vec![letter];

@@ -3,10 +3,10 @@
 use bough_blockstore::{BlockAddr, DiskId, Epoch};
 
 use super::codec::Coded;
-use super::keys;
+use super::keys::{self, Keyed};
 use super::rows::{AttachmentRow, ChainRow, DiskRow, ExtentRow, ReclaimRow, VersionId, VersionRow};
-use super::table::{RowFault, Rows};
-use crate::btree::{self, Pages};
+use super::table::{Listed, RowFault, RowKind, Rows, decode_at};
+use crate::btree::{self, Pages, Pair};
 
 impl<P: Pages> Rows<'_, P>
 where
@@ -21,8 +21,11 @@ where
         let mut from = keys::disk_name(after.unwrap_or_default());
         from.extend(after.map(|_| 0)); // the least key greater than that name's
         let mut disks = Vec::new();
-        for id in self.rows::<u64>(&[keys::DISK_NAME], &from, limit).await? {
-            disks.push(self.disk_named_by_index(id).await?);
+        for Pair { key, value } in btree::scan(self.pages, &[keys::DISK_NAME], &from, limit).await?
+        {
+            let name = std::str::from_utf8(&key[1..]);
+            let name = name.map_err(|_| RowFault::Malformed(RowKind::Index))?;
+            disks.push(self.disk_named(name, u64::decode(&value)?).await?);
         }
         Ok(disks)
     }
@@ -43,12 +46,24 @@ where
         from: Epoch,
         limit: usize,
     ) -> Result<Vec<VersionRow>, P::Error> {
-        let prefix = keys::of_disk(keys::TIMELINE, disk);
         let mut versions = Vec::new();
-        for id in self.rows::<u64>(&prefix, &keys::timeline(disk, from), limit).await? {
-            versions.push(self.version(VersionId(id)).await?);
+        for listed in self.list_claimed(disk, from, limit).await? {
+            versions.push(self.version_listed(disk, &listed).await?);
         }
         Ok(versions)
+    }
+
+    /// What a disk says its versions are, from epoch `from` on, true or not: for who checks.
+    pub async fn list_claimed(
+        &self,
+        disk: DiskId,
+        from: Epoch,
+        limit: usize,
+    ) -> Result<Vec<Listed>, P::Error> {
+        let prefix = keys::of_disk(keys::TIMELINE, disk);
+        let pairs = btree::scan(self.pages, &prefix, &keys::timeline(disk, from), limit).await?;
+        let listed: Result<Vec<Listed>, RowFault> = pairs.iter().map(Listed::read).collect();
+        Ok(listed?)
     }
 
     /// All versions of all disks by number, from `from` on.
@@ -68,8 +83,31 @@ where
         limit: usize,
     ) -> Result<Vec<VersionId>, P::Error> {
         let prefix = keys::of_version(keys::CHILD, parent);
-        let ids = self.rows::<u64>(&prefix, &keys::child(parent, from), limit).await?;
-        Ok(ids.into_iter().map(VersionId).collect())
+        let pairs = btree::scan(self.pages, &prefix, &keys::child(parent, from), limit).await?;
+        let ids = pairs.iter().map(|pair| keys::last_number(&pair.key).map(VersionId));
+        let ids: Option<Vec<VersionId>> = ids.collect();
+        Ok(ids.ok_or(RowFault::Malformed(RowKind::Index))?)
+    }
+
+    /// The first of the versions whose parent is `parent`.
+    pub async fn first_child(&self, parent: VersionId) -> Result<Option<VersionRow>, P::Error> {
+        match self.list_children(parent, VersionId(0), 1).await?.first() {
+            Some(child) => self.child_listed(parent, *child).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A version that is listed among those that began from `parent`, which it must have done.
+    pub async fn child_listed(
+        &self,
+        parent: VersionId,
+        child: VersionId,
+    ) -> Result<VersionRow, P::Error> {
+        let row = self.version(child).await?;
+        if row.parent != Some(parent) {
+            return Err(RowFault::WrongChild { parent, child }.into());
+        }
+        Ok(row)
     }
 
     /// Extents by address, from `from` on.
@@ -104,7 +142,7 @@ where
         self.rows(&[keys::ATTACHMENT], &keys::of_disk(keys::ATTACHMENT, from), limit).await
     }
 
-    async fn rows<R: Coded>(
+    async fn rows<R: Coded + Keyed>(
         &self,
         prefix: &[u8],
         from: &[u8],
@@ -112,7 +150,7 @@ where
     ) -> Result<Vec<R>, P::Error> {
         let pairs = btree::scan(self.pages, prefix, from, limit).await?;
         let rows: Result<Vec<R>, RowFault> =
-            pairs.iter().map(|pair| R::decode(&pair.value)).collect();
+            pairs.iter().map(|pair| decode_at(&pair.key, &pair.value)).collect();
         Ok(rows?)
     }
 }

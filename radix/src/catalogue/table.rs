@@ -1,11 +1,13 @@
 //! Reading and writing single rows.
 
-use bough_blockstore::{BlockAddr, DiskId, Epoch};
+use bough_blockstore::{BlockAddr, BlockCount, DiskId, Epoch};
 
 use super::codec::Coded;
-use super::keys;
-use super::rows::{AttachmentRow, ChainRow, DiskRow, ExtentRow, ReclaimRow, VersionId, VersionRow};
-use crate::btree::{self, Counters, Pages, Totals};
+use super::keys::{self, Keyed};
+use super::rows::{
+    AttachmentRow, ChainRow, DiskRow, ExtentRow, ReclaimRow, VersionId, VersionKind, VersionRow,
+};
+use crate::btree::{self, Counters, Pages, Pair, Totals};
 
 /// What can be wrong with a row, or with what is asked of the rows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,6 +15,36 @@ pub enum RowFault {
     /// A row's bytes make no sense.
     #[error("a {0} row of the catalogue makes no sense; run `bough check`")]
     Malformed(RowKind),
+    /// A row stands in another's place.
+    #[error("a {0} row of the catalogue is where another should be; run `bough check`")]
+    Misplaced(RowKind),
+    /// A name under which something else is found.
+    #[error("the name '{0}' leads to something else in the catalogue; run `bough check`")]
+    WrongName(String),
+    /// A disk lists a version that is not its own, or in another's place.
+    #[error("disk {disk} of the catalogue lists version {version} wrongly; run `bough check`")]
+    WrongVersion {
+        /// The disk.
+        disk: DiskId,
+        /// What it lists.
+        version: VersionId,
+    },
+    /// A version listed among those that began from another, and did not.
+    #[error(
+        "version {child} of the catalogue did not begin from version {parent}; run `bough check`"
+    )]
+    WrongChild {
+        /// Where it is listed.
+        parent: VersionId,
+        /// What is listed.
+        child: VersionId,
+    },
+    /// A disk's head that is a snapshot, or another disk's.
+    #[error("the head of disk {0} in the catalogue is not that disk's; run `bough check`")]
+    WrongHead(DiskId),
+    /// A disk larger than what its tree can map.
+    #[error("disk {0} of the catalogue is larger than its tree; run `bough check`")]
+    LowTree(DiskId),
     /// A row that another one names is not there.
     #[error("version {0} is missing from the catalogue; run `bough check`")]
     MissingVersion(VersionId),
@@ -135,14 +167,31 @@ where
     /// The disk of that name, unless it is being deleted.
     pub async fn find_disk(&self, name: &str) -> Result<Option<DiskRow>, P::Error> {
         match self.read_number(&keys::disk_name(name)).await? {
-            Some(id) => self.disk_named_by_index(id).await.map(Some),
+            Some(id) => self.disk_named(name, id).await.map(Some),
             None => Ok(None),
         }
     }
 
-    pub(super) async fn disk_named_by_index(&self, id: u64) -> Result<DiskRow, P::Error> {
+    /// The disk to which a name leads.
+    pub(super) async fn disk_named(&self, name: &str, id: u64) -> Result<DiskRow, P::Error> {
         let id = DiskId(u32::try_from(id).map_err(|_| RowFault::Malformed(RowKind::Index))?);
-        Ok(self.get_disk(id).await?.ok_or(RowFault::MissingDisk(id))?)
+        let row = self.get_disk(id).await?.ok_or(RowFault::MissingDisk(id))?;
+        if row.deleting || row.name.as_str() != name {
+            return Err(RowFault::WrongName(name.to_owned()).into());
+        }
+        Ok(row)
+    }
+
+    /// A disk's writable version. No two disks share one, whatever the rows say.
+    pub async fn head_of(&self, disk: &DiskRow) -> Result<VersionRow, P::Error> {
+        let head = self.version(disk.head).await?;
+        if head.disk != disk.id || head.kind != VersionKind::Head {
+            return Err(RowFault::WrongHead(disk.id).into());
+        }
+        if head.root.capacity() < BlockCount::covering(head.size_bytes).0 {
+            return Err(RowFault::LowTree(disk.id).into());
+        }
+        Ok(head)
     }
 
     /// The version of that number.
@@ -172,10 +221,15 @@ where
         disk: DiskId,
         label: &str,
     ) -> Result<Option<VersionRow>, P::Error> {
-        match self.read_number(&keys::snapshot_label(disk, label)).await? {
-            Some(id) => self.version(VersionId(id)).await.map(Some),
-            None => Ok(None),
+        let Some(id) = self.read_number(&keys::snapshot_label(disk, label)).await? else {
+            return Ok(None);
+        };
+        let row = self.version(VersionId(id)).await?;
+        let is_it = row.disk == disk && row.is_public_snapshot();
+        if !is_it || row.label.as_deref() != Some(label) {
+            return Err(RowFault::WrongName(label.to_owned()).into());
         }
+        Ok(Some(row))
     }
 
     /// The disk's last version, hidden ones included, whose epoch is less than `epoch`.
@@ -186,9 +240,22 @@ where
     ) -> Result<Option<VersionRow>, P::Error> {
         let found = btree::last_before(self.pages, &keys::timeline(disk, epoch)).await?;
         match found.filter(|pair| pair.key.starts_with(&keys::of_disk(keys::TIMELINE, disk))) {
-            Some(pair) => self.version(VersionId(u64::decode(&pair.value)?)).await.map(Some),
+            Some(pair) => self.version_listed(disk, &Listed::read(&pair)?).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The version that a disk lists, which must be what the list says.
+    pub(super) async fn version_listed(
+        &self,
+        disk: DiskId,
+        listed: &Listed,
+    ) -> Result<VersionRow, P::Error> {
+        let row = self.version(listed.version).await?;
+        if row.disk != disk || row.epoch != listed.epoch {
+            return Err(RowFault::WrongVersion { disk, version: row.id }.into());
+        }
+        Ok(row)
     }
 
     /// Adds or replaces an extent.
@@ -255,15 +322,18 @@ where
         self.erase(&keys::of_disk(keys::ATTACHMENT, disk)).await
     }
 
-    pub(super) async fn read<R: Coded>(&self, key: &[u8]) -> Result<Option<R>, P::Error> {
+    async fn read<R: Coded + Keyed>(&self, key: &[u8]) -> Result<Option<R>, P::Error> {
         match btree::get(self.pages, key).await? {
-            Some(value) => Ok(Some(R::decode(&value)?)),
+            Some(value) => Ok(Some(decode_at(key, &value)?)),
             None => Ok(None),
         }
     }
 
     pub(super) async fn read_number(&self, key: &[u8]) -> Result<Option<u64>, P::Error> {
-        self.read(key).await
+        match btree::get(self.pages, key).await? {
+            Some(value) => Ok(Some(u64::decode(&value)?)),
+            None => Ok(None),
+        }
     }
 
     pub(super) async fn write<R: Coded>(&mut self, key: &[u8], row: &R) -> Result<(), P::Error> {
@@ -285,5 +355,29 @@ where
             btree::write_meta(self.pages, &meta);
         }
         Ok(())
+    }
+}
+
+/// The row at `key`, which must say that it is there.
+pub(super) fn decode_at<R: Coded + Keyed>(key: &[u8], value: &[u8]) -> Result<R, RowFault> {
+    let row = R::decode(value)?;
+    if row.key() == key { Ok(row) } else { Err(RowFault::Misplaced(R::KIND)) }
+}
+
+/// An entry of a disk's list of versions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// The version's place.
+    pub epoch: Epoch,
+    /// The version.
+    pub version: VersionId,
+}
+
+impl Listed {
+    pub(super) fn read(pair: &Pair) -> Result<Self, RowFault> {
+        let malformed = RowFault::Malformed(RowKind::Index);
+        let epoch = keys::last_number(&pair.key).and_then(Epoch::new);
+        let epoch = epoch.filter(|epoch| *epoch < Epoch::MAX).ok_or(malformed)?;
+        Ok(Self { epoch, version: VersionId(u64::decode(&pair.value)?) })
     }
 }

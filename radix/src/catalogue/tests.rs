@@ -305,12 +305,12 @@ fn reads_back<R: Coded + PartialEq + std::fmt::Debug>(row: &R) {
 #[test]
 fn rows_read_back_as_they_were_written() {
     let longest = "x".repeat(crate::names::NAME_MAX_BYTES);
-    let sealed = Some(VersionId(u64::MAX));
-    reads_back(&DiskRow { newest_sealed: sealed, deleting: true, ..disk(u32::MAX, &longest) });
+    let sealed = Some(VersionId(u64::MAX - 1));
+    reads_back(&DiskRow { newest_sealed: sealed, deleting: true, ..disk(u32::MAX - 1, &longest) });
     reads_back(&disk(1, "a"));
     reads_back(&version(1, 2, 3));
     let (parent, parent_uuid) = (Some(VersionId(9)), Some(Uuid::from_u128(5)));
-    let full = snapshot(u64::MAX, 7, Epoch::MAX.raw(), &longest);
+    let full = snapshot(u64::MAX - 1, 7, Epoch::MAX.raw() - 1, &longest);
     let full = VersionRow { parent, parent_uuid, pending: true, hidden: true, ..full };
     reads_back(&VersionRow { owned_blocks: -1, referenced_blocks: 1 << 43, ..full });
     let run = BlockRun { start: BlockAddr::MAX, count: 1 };

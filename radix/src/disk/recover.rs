@@ -13,6 +13,7 @@ use bough_blockstore::{
 
 use super::checkpoint::Frozen;
 use super::{Disk, Pending, Slot};
+use crate::beyond::{Beyond, first_beyond};
 use crate::catalogue::{ChainRow, Rows, VersionRow};
 use crate::disk0::CatalogueError;
 use crate::engine::{BrokenRule, EngineError};
@@ -36,8 +37,8 @@ impl Disk {
     /// the disk's extents are registered, not adopted.
     ///
     /// # Errors
-    /// Where the chain has lost records that were durable (nothing is changed then), or the
-    /// merge cannot be committed.
+    /// Where the chain has lost records that were durable or has blocks that the disk has not
+    /// (nothing is changed then), or the merge cannot be committed.
     pub(crate) async fn recover(self: &Arc<Self>, row: &ChainRow) -> Result<(), EngineError> {
         self.lock().slot = Slot::Closing;
         let extents = self.store.space().extents_of(self.id);
@@ -49,6 +50,11 @@ impl Disk {
         if let ScanEnd::Damaged { at, sequence } = found.end {
             let disk = self.name().to_string();
             return Err(EngineError::LostRecords { disk, at, sequence: sequence.0 });
+        }
+        let end = self.lock().base.capacity();
+        if let Some(Beyond { sequence, at, block }) = first_beyond(&found, end) {
+            let disk = self.name().to_string();
+            return Err(EngineError::BeyondDisk { disk, at, sequence: sequence.0, block });
         }
         let overlay = replay(&found);
         let taken = still_taken(row, &found, &overlay);

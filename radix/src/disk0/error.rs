@@ -1,6 +1,8 @@
 //! Why the catalogue could not be read or changed.
 
-use bough_blockstore::{BlockAddr, ChainFault, DeviceError, ScanError, SuperblockError};
+use bough_blockstore::{
+    BlockAddr, ChainFault, DeviceError, ScanError, SuperblockError, VirtualBlock,
+};
 
 use crate::btree::PageFault;
 use crate::catalogue::RowFault;
@@ -64,6 +66,19 @@ pub enum CatalogueError {
         /// Which it was.
         sequence: u64,
     },
+    /// The chain holds what the catalogue has no place for.
+    #[error(
+        "record {sequence} of the catalogue's log (block {at}) has data for page {page}, which \
+         there cannot be; nothing was changed: run `bough check`"
+    )]
+    BeyondCatalogue {
+        /// Where the record is.
+        at: BlockAddr,
+        /// Which it is.
+        sequence: u64,
+        /// Which page it has data for.
+        page: VirtualBlock,
+    },
     /// Two users for one block of the pool, or a pointer out of it.
     #[error("block {addr} of the catalogue's pool is used twice or lies outside it")]
     Misused {
@@ -87,6 +102,7 @@ impl CatalogueError {
             | Self::Tree(_)
             | Self::Damaged { .. }
             | Self::LostRecords { .. }
+            | Self::BeyondCatalogue { .. }
             | Self::Misused { .. } => ErrorKind::Corrupt,
         }
     }

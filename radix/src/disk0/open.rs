@@ -18,6 +18,7 @@ use tokio::sync::RwLock;
 use super::checkpoint::{PoolSink, merge_overlay};
 use super::view::{EPOCH, View};
 use super::{CatalogueError, Disk0, Pool, PoolSpace};
+use crate::beyond::{Beyond, first_beyond};
 use crate::btree::{Counters, Page, Pages};
 use crate::cache::NodeCache;
 use crate::catalogue::Rows;
@@ -195,6 +196,10 @@ impl Recovered {
         let found = scan(&mirrored, &superblock.chain, ScanLimits::default(), &extents).await?;
         if let ScanEnd::Damaged { at, sequence } = found.end {
             return Err(CatalogueError::LostRecords { at, sequence: sequence.0 });
+        }
+        if let Some(Beyond { sequence, at, block }) = first_beyond(&found, root.capacity()) {
+            let sequence = sequence.0;
+            return Err(CatalogueError::BeyondCatalogue { at, sequence, page: block });
         }
         let space = Arc::new(PoolSpace { pool: Arc::clone(&pool), gate: Arc::clone(&gate) });
         // A stand-in until `open` begins the chain that commits go to: nothing is staged on it.

@@ -225,7 +225,7 @@ async fn foreign_children<P: Pages<Error = CatalogueError>>(
     loop {
         let children = rows.list_children(version.id, from, PAGE_ROWS).await?;
         for child in &children {
-            let child = rows.version(*child).await?;
+            let child = rows.child_listed(version.id, *child).await?;
             if child.disk == version.disk {
                 continue;
             }

@@ -1,6 +1,6 @@
 //! Why a verb failed: the object, the cause, and what to do.
 
-use bough_blockstore::{BlockAddr, DeviceError, ScanError, SuperblockError};
+use bough_blockstore::{BlockAddr, DeviceError, ScanError, SuperblockError, VirtualBlock};
 
 use crate::disk0::CatalogueError;
 use crate::error::{DiskError, ErrorKind};
@@ -160,6 +160,21 @@ pub enum EngineError {
         /// Which it was.
         sequence: u64,
     },
+    /// A chain holds what its disk has no place for.
+    #[error(
+        "disk '{disk}': record {sequence} of its log (block {at}) has data for block {block}, \
+         beyond the disk's end; the disk is not served, others are: run `bough check`"
+    )]
+    BeyondDisk {
+        /// The disk.
+        disk: String,
+        /// Where the record is.
+        at: BlockAddr,
+        /// Which it is.
+        sequence: u64,
+        /// Which block it has data for.
+        block: VirtualBlock,
+    },
     /// A rename across kinds or disks.
     #[error("'{from}' cannot be renamed to '{to}': a snapshot stays with its disk")]
     BadRename {
@@ -226,9 +241,11 @@ impl EngineError {
             | Self::StoreWouldShrink { .. } => ErrorKind::Refused,
             Self::StoreFull | Self::TooMuchAtOnce => ErrorKind::Full,
             Self::Closed => ErrorKind::Faulted,
-            Self::LostRecords { .. } | Self::Tree { .. } | Self::Node(_) | Self::Root(_) => {
-                ErrorKind::Corrupt
-            }
+            Self::LostRecords { .. }
+            | Self::BeyondDisk { .. }
+            | Self::Tree { .. }
+            | Self::Node(_)
+            | Self::Root(_) => ErrorKind::Corrupt,
             Self::Device(_) | Self::Scan(_) => ErrorKind::Io,
             Self::Disk(error) => error.kind(),
             Self::Catalogue(error) => error.kind(),

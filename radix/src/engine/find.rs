@@ -40,7 +40,7 @@ pub(super) async fn version_row<P: Pages<Error = CatalogueError>>(
         VersionName::Snapshot(snapshot) => snapshot_row(rows, snapshot).await,
         VersionName::Head(disk) => {
             let disk = disk_row(rows, disk).await?;
-            let head = rows.version(disk.head).await?;
+            let head = rows.head_of(&disk).await?;
             Ok((disk, head))
         }
     }
@@ -75,7 +75,7 @@ impl Engine {
         let Some(row) = rows.get_disk(id).await?.filter(|row| !row.deleting) else {
             return Ok(None);
         };
-        let head = rows.version(row.head).await?;
+        let head = rows.head_of(&row).await?;
         let new = || Disk::new(Arc::clone(self.store()), &row, &head);
         Ok(Some(Arc::clone(self.disks().entry(id).or_insert_with(new))))
     }

@@ -76,7 +76,7 @@ pub(super) async fn hide(commit: &mut Commit<'_>, id: VersionId) -> Result<(), C
         // Only where its whole disk goes: what it would have added was never in a tree. The head
         // has the tree, and the counts, of the oldest pending one; which is hidden first.
         if let Some(disk) = rows.get_disk(row.disk).await? {
-            let mut head = rows.version(disk.head).await?;
+            let mut head = rows.head_of(&disk).await?;
             row.root = head.root;
             row.referenced_blocks = head.referenced_blocks;
             row.owned_blocks = std::mem::take(&mut head.owned_blocks);

@@ -141,7 +141,9 @@ impl Engine {
                 }
                 disk.halt(crate::disk::error_chain(&error));
                 let block = match &error {
-                    EngineError::LostRecords { at, .. } => Some(*at),
+                    EngineError::LostRecords { at, .. } | EngineError::BeyondDisk { at, .. } => {
+                        Some(*at)
+                    }
                     _ => None,
                 };
                 let fault = OpeningFault { message: error.to_string(), block };

@@ -189,11 +189,7 @@ impl Engine {
 
     async fn child_of(&self, version: VersionId) -> Result<Option<VersionRow>, EngineError> {
         let mut view = self.store().catalogue.read().await;
-        let rows = Rows::new(&mut view);
-        match rows.list_children(version, VersionId(0), 1).await?.first() {
-            Some(child) => Ok(Some(rows.version(*child).await?)),
-            None => Ok(None),
-        }
+        Ok(Rows::new(&mut view).first_child(version).await?)
     }
 
     async fn victim(&self, id: VersionId) -> Result<Option<Victim>, EngineError> {
@@ -213,7 +209,7 @@ impl Engine {
         let mut view = self.store().catalogue.read().await;
         let rows = Rows::new(&mut view);
         let disk = rows.get_disk(version.disk).await?.ok_or(RowFault::MissingDisk(version.disk))?;
-        Ok(rows.version(disk.head).await?.root)
+        Ok(rows.head_of(&disk).await?.root)
     }
 
     async fn epoch_of(&self, version: Option<VersionId>) -> Result<Epoch, EngineError> {
@@ -266,8 +262,7 @@ impl Engine {
         let (id, parent) = (victim.version.id, victim.version.parent);
         rows.remove_reclaim(id).await?;
         // Asked for again: a snapshot may just have come between the victim and its head.
-        if let Some(&child) = rows.list_children(id, VersionId(0), 1).await?.first() {
-            let mut child = rows.version(child).await?;
+        if let Some(mut child) = rows.first_child(id).await? {
             child.parent = parent;
             rows.put_version(&child).await?;
             // What pending snapshots own is counted in their disk's head.

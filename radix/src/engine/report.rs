@@ -165,7 +165,7 @@ impl Engine {
     }
 
     async fn info_of(&self, rows: &View<'_, '_>, disk: &DiskRow) -> Result<DiskInfo, EngineError> {
-        let head = rows.version(disk.head).await?;
+        let head = rows.head_of(disk).await?;
         let attachment = rows.get_attachment(disk.id).await?;
         let open = self.disks().get(&disk.id).cloned();
         let fault = open.as_ref().and_then(|open| open.fault());

@@ -33,7 +33,7 @@ impl Engine {
             let mut view = self.store().catalogue.read().await;
             let rows = Rows::new(&mut view);
             let (row, snapshot) = snapshot_row(&rows, name).await?;
-            let head = rows.version(row.head).await?;
+            let head = rows.head_of(&row).await?;
             (row, snapshot, head)
         };
         let report = RollbackReport {
@@ -65,7 +65,7 @@ impl Engine {
         let mut commit = self.store().catalogue.begin(PoolNeed::Release).await?;
         let mut rows = Rows::new(&mut commit);
         let snapshot = rows.version(snapshot.id).await?;
-        let old = rows.version(disk.head).await?;
+        let old = rows.head_of(disk).await?;
         let new = VersionRow {
             id: rows.new_version_id().await?,
             kind: VersionKind::Head,

@@ -16,21 +16,29 @@ const LOOK_EVERY: u64 = 64;
 /// Panics in threads other than tests': of a reactor, of a server.
 static PANICS_ELSEWHERE: AtomicU64 = AtomicU64::new(0);
 
+/// What is being tried.
+#[derive(Clone)]
+struct Execution {
+    since: Instant,
+    input: Vec<u8>,
+}
+
 /// Watches over a target's executions.
 pub struct Trial {
-    current: Arc<Mutex<Option<(Instant, Vec<u8>)>>>,
+    current: Arc<Mutex<Option<Execution>>>,
     executions: AtomicU64,
 }
 
 impl Trial {
     /// For the target of this name.
     pub fn new(target: &'static str) -> Self {
-        let current: Arc<Mutex<Option<(Instant, Vec<u8>)>>> = Arc::default();
+        let current: Arc<Mutex<Option<Execution>>> = Arc::default();
         let watched = Arc::downgrade(&current);
         thread::spawn(move || {
             while let Some(current) = watched.upgrade() {
                 let current = current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                if let Some((_, input)) = current.filter(|(since, _)| since.elapsed() > PATIENCE) {
+                let hung = current.filter(|execution| execution.since.elapsed() > PATIENCE);
+                if let Some(Execution { input, .. }) = hung {
                     eprintln!("{target} hangs with this input: {input:02x?}");
                     // A thread cannot be ended, and what it holds would let others hang.
                     std::process::abort();
@@ -48,7 +56,7 @@ impl Trial {
     pub fn run(&self, input: &[u8], execution: impl FnOnce(&[u8])) {
         static HOOK: Once = Once::new();
         HOOK.call_once(watch_other_threads);
-        self.set(Some((Instant::now(), input.to_vec())));
+        self.set(Some(Execution { since: Instant::now(), input: input.to_vec() }));
         execution(input);
         self.set(None);
         assert_eq!(PANICS_ELSEWHERE.load(Ordering::SeqCst), 0, "another thread panicked");
@@ -58,7 +66,7 @@ impl Trial {
         }
     }
 
-    fn set(&self, current: Option<(Instant, Vec<u8>)>) {
+    fn set(&self, current: Option<Execution>) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
     }
 }

@@ -24,7 +24,8 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-fn root() -> &'static Path {
+/// The project's root.
+pub fn root() -> &'static Path {
     // tools/xtask lies two folders below.
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("."))
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::num::NonZero;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use bough_guests::Tally;
 use clap::Args;
 
-use crate::cargo::cargo;
+use crate::cargo::{cargo, root};
 
 /// What every run of all tests gives each target.
 pub const USUAL_SECONDS: u64 = 60;
@@ -83,18 +83,27 @@ impl Fuzz {
     /// One after the other: libFuzzer uses all that there is.
     fn run_guided(&self, targets: &[&Target]) -> Result<bool> {
         let time = format!("{}m", self.minutes);
-        let there = cargo(&["bolero", "--version"]).stdout(Stdio::null()).status()?.success();
-        if !there {
-            bail!("cargo-bolero is missing: run `cargo install cargo-bolero`");
+        let mut ask = nightly(&["bolero", "--help"]);
+        let answer = ask.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if !answer.is_ok_and(|status| status.success()) {
+            let missing = "rustup toolchain install nightly && cargo install cargo-bolero";
+            bail!("a nightly toolchain or cargo-bolero is missing: run `{missing}`");
         }
         let mut good = true;
         for target in targets {
-            let head = ["+nightly", "bolero", "test", "--engine", "libfuzzer", "--time", &time];
-            let status = cargo(&head).args(target.package).arg(target.test).status()?;
-            good &= status.success();
+            let mut guided = nightly(&["bolero", "test", "--engine", "libfuzzer", "--time", &time]);
+            good &= guided.args(target.package).arg(target.test).status()?.success();
         }
         Ok(good)
     }
+}
+
+/// The nightly toolchain's cargo, in the project's root: our own cargo would not change over.
+fn nightly(arguments: &[&str]) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", "nightly", "cargo"]).args(arguments);
+    command.current_dir(root()).stdin(Stdio::null());
+    command
 }
 
 /// Runs every target for the usual time.

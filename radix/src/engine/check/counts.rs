@@ -168,6 +168,10 @@ pub(super) async fn compare_children(
         let message = "is missing from the list of what began from its parent".to_owned();
         tally.find(Severity::Corruption, Some(&name), None, message);
     }
+    if !rows.is_found_by_label(row).await? {
+        let message = "is not found by its name".to_owned();
+        tally.find(Severity::Corruption, Some(&name), None, message);
+    }
     let (mut from, mut found) = (VersionId(0), 0_u64);
     loop {
         let page = rows.list_children(row.id, from, PAGE_ROWS).await?;

@@ -13,7 +13,7 @@ use bough_blockstore::{BlockAddr, DiskId, Epoch, VirtualBlock};
 
 use super::{Engine, EngineError, lock};
 use crate::btree::Pages;
-use crate::catalogue::{DiskRow, Rows, VersionId, VersionRow};
+use crate::catalogue::{DiskRow, Rows, VersionId, VersionKind, VersionRow};
 use crate::diff::diff;
 use crate::disk0::Snapshot;
 use crate::info::{CheckReport, Finding, Severity};
@@ -70,17 +70,21 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let (mut from, mut snapshots) = (Epoch::ZERO, 0);
         loop {
-            let page = Rows::new(view).list_versions(disk.id, from, PAGE_ROWS).await?;
-            for row in &page {
+            let page = Rows::new(view).list_claimed(disk.id, from, PAGE_ROWS).await?;
+            for listed in &page {
+                let row = Rows::new(view).get_version(listed.version).await?;
+                // One that is not what the list says is told of as unlisted.
+                let is_it = |row: &VersionRow| row.disk == disk.id && row.epoch == listed.epoch;
+                let Some(row) = row.filter(is_it) else { continue };
                 snapshots += u64::from(row.is_public_snapshot());
-                self.check_version(view, disk, row, store, tally).await?;
+                self.check_version(view, disk, &row, store, tally).await?;
             }
-            match page.last().map(|last| last.epoch.next()) {
-                // A row whose epoch is not the one it is listed by is told of as unlisted.
-                Some(next) if page.len() == PAGE_ROWS && next > from => from = next,
+            match page.last() {
+                Some(last) if page.len() == PAGE_ROWS => from = last.epoch.next(),
                 _ => break,
             }
         }
+        check_names(&Rows::new(view), disk, tally).await?;
         tally.compare(Some(disk.name.as_str()), "snapshots", disk.snapshot_count, snapshots);
         store.note_disk(disk, snapshots);
         Ok(())
@@ -215,6 +219,28 @@ impl Engine {
             }
         }
     }
+}
+
+/// A disk has its head, and is found by its name.
+async fn check_names(
+    rows: &Rows<'_, Snapshot<'_>>,
+    disk: &DiskRow,
+    tally: &mut Tally,
+) -> Result<(), EngineError> {
+    // One that is being deleted has lost its name, and may have lost its head.
+    if disk.deleting {
+        return Ok(());
+    }
+    let head = rows.get_version(disk.head).await?;
+    if !head.is_some_and(|head| head.disk == disk.id && head.kind == VersionKind::Head) {
+        let message = "has a head that is not its own".to_owned();
+        tally.find(Severity::Corruption, Some(disk.name.as_str()), None, message);
+    }
+    if !rows.is_found_by_name(disk).await? {
+        let message = "is not found by its name".to_owned();
+        tally.find(Severity::Corruption, Some(disk.name.as_str()), None, message);
+    }
+    Ok(())
 }
 
 /// What a version's walk comes upon.

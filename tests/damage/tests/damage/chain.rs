@@ -90,6 +90,28 @@ fn first_data(header: &[u8; 4096]) -> Option<(u64, u64)> {
 }
 
 #[test]
+fn data_for_a_block_that_the_disk_has_not_stops_its_disk_and_no_other() {
+    let mut image = killed();
+    // `db` wrote its blocks in order: its last record is the one with its last block.
+    let of_last =
+        |at: &u64| first_data(&image.read(BlockAddr::of(*at))).is_some_and(|d| d.0 == 129);
+    let at = headers(&image).into_iter().map(|header| header.2).find(of_last).unwrap();
+    image.damage(BlockAddr::of(at), |header| {
+        // Block 129 becomes block 129 + 2^16: bits 8 to 51 are the block's.
+        header[96 + 3] = 1;
+        let crc = crc32fast::hash(&header[..4092]);
+        header[4092..].copy_from_slice(&crc.to_le_bytes());
+    });
+    let seen = look(image).unwrap();
+    assert!(seen.unreadable.keys().all(|(version, _)| version == "db"), "{:?}", seen.unreadable);
+    assert!(seen.unreadable.values().all(|kind| *kind == ErrorKind::Faulted));
+    assert_eq!(seen.unreadable.len(), 512);
+    assert_eq!(findings(&seen.check)[0], (Severity::Corruption, Some("db"), Some(at)));
+    let message = &seen.check.findings[0].message;
+    assert!(message.contains("data for block 65665, beyond the disk's end"), "{message}");
+}
+
+#[test]
 fn damaged_data_of_a_synced_record_is_an_error_when_read_and_not_the_end_of_the_chain() {
     let whole = killed();
     let mut met = 0;

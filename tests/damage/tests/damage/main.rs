@@ -5,6 +5,7 @@ mod catalogue;
 mod chain;
 mod counts;
 mod kit;
+mod lies;
 mod media;
 mod trees;
 mod whole;
