@@ -113,23 +113,46 @@ impl Disk {
         self.check_range(offset, length)?;
         let end = offset + length;
         let whole_start = offset.next_multiple_of(BLOCK_BYTES_U64);
-        // The last block of a disk may be short: reaching its end is reaching the block's.
-        let whole_end = if end == self.size_bytes() {
-            end.next_multiple_of(BLOCK_BYTES_U64)
-        } else {
-            end - end % BLOCK_BYTES_U64
-        };
-        if whole_start >= whole_end {
+        let whole_end = end - end % BLOCK_BYTES_U64;
+        if whole_start > whole_end {
             return self.write(offset, to_usize(length), &mut |_, piece| piece.fill(0)).await;
         }
-        let (head, tail) = (whole_start - offset, end.saturating_sub(whole_end));
+        let (head, tail) = (whole_start - offset, end - whole_end);
         if head > 0 {
             self.write(offset, to_usize(head), &mut |_, piece| piece.fill(0)).await?;
         }
         if tail > 0 {
-            self.write(whole_end, to_usize(tail), &mut |_, piece| piece.fill(0)).await?;
+            self.zero_end(whole_end, tail).await?;
+        }
+        if whole_start == whole_end {
+            return Ok(());
         }
         self.zero_blocks(whole_start / BLOCK_BYTES_U64..whole_end / BLOCK_BYTES_U64).await
+    }
+
+    /// Makes the first `length` bytes of the block at `offset` read as zeros. The last block of a
+    /// disk may be short: reaching its end is reaching the block's, and takes no space.
+    async fn zero_end(self: &Arc<Self>, offset: u64, length: u64) -> Result<(), DiskError> {
+        let block = offset / BLOCK_BYTES_U64;
+        let mut is_last = offset + length == self.size_bytes();
+        if is_last {
+            self.publish(block..block + 1, 0, async |chain| {
+                // Held by us, nobody who has seen a larger disk can have staged anything in it
+                // without our seeing that size, too.
+                let _held = self.rmw.hold(block..block + 1).await;
+                is_last = offset + length == self.size_bytes();
+                Ok(if is_last {
+                    chain.stage_zero(block..block + 1).map(Claim::from)
+                } else {
+                    Ok(Claim::default())
+                })
+            })
+            .await?;
+        }
+        if is_last {
+            return Ok(());
+        }
+        self.write(offset, to_usize(length), &mut |_, piece| piece.fill(0)).await
     }
 
     /// As [`Disk::write_zeroes`]: discarded bytes read back as zeros.
@@ -244,24 +267,23 @@ impl Disk {
             let to = (range.offset + to_u64(range.length)).min(start + BLOCK_BYTES_U64);
             let at = to_usize(from - range.offset);
             let within = to_usize(from - start)..to_usize(to - start);
-            let whole =
-                within.len() == BLOCK_BYTES || (within.start == 0 && to == self.size_bytes());
-            let ticket = if whole {
+            let ticket = if within.len() == BLOCK_BYTES {
                 if self.rmw.is_held(&(block..block + 1)) {
                     self.rmw.wait(&(block..block + 1)).await;
                 }
-                let mut fill_block = |buf: &mut [u8; BLOCK_BYTES]| {
-                    fill(at, &mut buf[within.clone()]);
-                    buf[within.end..].fill(0);
-                };
+                let mut fill_block = |buf: &mut [u8; BLOCK_BYTES]| fill(at, buf);
                 chain.stage_block(VirtualBlock::of(block), &mut fill_block)
             } else {
-                let mut old = Box::new([0; BLOCK_BYTES]);
                 let _held = self.rmw.hold(block..block + 1).await;
-                if let Err(fault) = chain.settled().await {
-                    return Ok(Err(fault));
+                let mut old = Box::new([0; BLOCK_BYTES]);
+                // All of a disk's last block, which may be short, replaces what was there. Asked
+                // while we hold the block: the disk may be growing, see `zero_end`.
+                if within.start > 0 || to != self.size_bytes() {
+                    if let Err(fault) = chain.settled().await {
+                        return Ok(Err(fault));
+                    }
+                    self.read_block(block, &mut old).await?;
                 }
-                self.read_block(block, &mut old).await?;
                 fill(at, &mut old[within]);
                 chain.stage_block(VirtualBlock::of(block), &mut |buf| buf.copy_from_slice(&*old))
             };

@@ -43,8 +43,8 @@ const FULL_SHARE: u64 = 10;
 /// twice; a write answered though one of its records had been refused; a full store that could
 /// not be recovered; a comparison that left out the block in which one version ends; a disk refused
 /// although the clone that held it was to go with it.
-const SEEDS_THAT_FOUND_BUGS: [u64; 18] =
-    [10, 43, 58, 110, 129, 157, 190, 197, 217, 257, 280, 380, 402, 451, 490, 817, 828, 1916];
+const SEEDS_THAT_FOUND_BUGS: [u64; 19] =
+    [10, 43, 58, 110, 129, 157, 190, 197, 217, 257, 280, 339, 380, 402, 451, 490, 817, 828, 1916];
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
