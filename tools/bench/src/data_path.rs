@@ -1,4 +1,5 @@
-//! Guest I/O, Bough beside qemu-storage-daemon's qcow2 export, in interleaved rounds.
+//! Guest I/O, Bough beside qemu-storage-daemon's qcow2 export (or another build of itself), in
+//! interleaved rounds.
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,12 +25,12 @@ pub struct Row {
     pub workload: String,
     pub unit: &'static str,
     pub bough: f64,
-    pub qcow2: f64,
+    pub peer: f64,
     /// The median of the rounds' ratios.
     pub ratio: f64,
     /// Processor time of the server for each operation, in microseconds.
     pub bough_cpu_us: f64,
-    pub qcow2_cpu_us: f64,
+    pub peer_cpu_us: f64,
 }
 
 /// Random writes before and after a snapshot.
@@ -47,9 +48,10 @@ pub struct DataPath {
     pub rounds: usize,
     pub seconds_each: f64,
     pub bough_command: String,
-    pub qemu_command: String,
+    pub peer_command: String,
     pub rows: Vec<Row>,
-    pub after_snapshot: AfterSnapshot,
+    /// Where all rows were asked for.
+    pub after_snapshot: Option<AfterSnapshot>,
 }
 
 const fn small(kind: Kind, depth: usize, flush_every: Option<u64>) -> Workload {
@@ -99,22 +101,32 @@ impl Subject {
     }
 }
 
-/// Fills both disks and measures every row whose name contains `row`, in turns.
-pub fn measure(bough: &Path, folder: &Path, row: &str, extent: Extent) -> Result<DataPath> {
-    let mut qemu = better_qemu(folder, extent)?;
+/// Fills both disks and measures every row whose name contains `row`, in turns: beside
+/// qemu-storage-daemon, or beside the build of Bough that is given as `against`.
+pub fn measure(
+    bough: &Path,
+    against: Option<&Path>,
+    folder: &Path,
+    row: &str,
+    extent: Extent,
+) -> Result<DataPath> {
+    let mut peer = match against {
+        None => better_qemu(folder, extent)?,
+        Some(other) => other_build(other, &folder.join("against"), extent)?,
+    };
     let mut ours = Subject::of(Peer::bough(bough, folder, extent.disk_bytes, 4)?)?;
     ours.client.fill()?;
     let mut rows = Vec::new();
     for (name, workload) in ROWS.into_iter().filter(|(name, _)| name.contains(row)) {
-        rows.push(measure_row(name, workload, &mut ours, &mut qemu, extent)?);
+        rows.push(measure_row(name, workload, &mut ours, &mut peer, extent)?);
     }
-    let after_snapshot = after_snapshot(&mut ours, extent)?;
+    let after_snapshot = row.is_empty().then(|| after_snapshot(&mut ours, extent)).transpose()?;
     Ok(DataPath {
         disk_bytes: extent.disk_bytes,
         rounds: extent.rounds,
         seconds_each: extent.each.as_secs_f64(),
         bough_command: ours.peer.command_line.clone(),
-        qemu_command: qemu.peer.command_line.clone(),
+        peer_command: peer.peer.command_line.clone(),
         rows,
         after_snapshot,
     })
@@ -139,17 +151,24 @@ fn better_qemu(folder: &Path, extent: Extent) -> Result<Subject> {
     Subject::of(Peer::qemu(folder, extent.disk_bytes, aio)?)
 }
 
+fn other_build(bough: &Path, folder: &Path, extent: Extent) -> Result<Subject> {
+    std::fs::create_dir(folder)?;
+    let mut subject = Subject::of(Peer::bough(bough, folder, extent.disk_bytes, 4)?)?;
+    subject.client.fill()?;
+    Ok(subject)
+}
+
 fn measure_row(
     name: &str,
     workload: Workload,
     ours: &mut Subject,
-    qemu: &mut Subject,
+    peer: &mut Subject,
     extent: Extent,
 ) -> Result<Row> {
     let (mut us, mut them, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let (mut our_cpu, mut their_cpu) = (Vec::new(), Vec::new());
     for _ in 0..extent.rounds {
-        let theirs = qemu.measure(workload, extent.each)?;
+        let theirs = peer.measure(workload, extent.each)?;
         let own = ours.measure(workload, extent.each)?;
         us.push(own.rate);
         them.push(theirs.rate);
@@ -163,12 +182,12 @@ fn measure_row(
         workload: name.to_owned(),
         unit,
         bough: median(&mut us),
-        qcow2: median(&mut them),
+        peer: median(&mut them),
         ratio: median(&mut ratios),
         bough_cpu_us: median(&mut our_cpu),
-        qcow2_cpu_us: median(&mut their_cpu),
+        peer_cpu_us: median(&mut their_cpu),
     };
-    eprintln!("{name}: {:.0} beside {:.0} {unit} ({:.2})", row.bough, row.qcow2, row.ratio);
+    eprintln!("{name}: {:.0} beside {:.0} {unit} ({:.2})", row.bough, row.peer, row.ratio);
     Ok(row)
 }
 
@@ -177,8 +196,11 @@ fn after_snapshot(ours: &mut Subject, extent: Extent) -> Result<AfterSnapshot> {
     let (mut before, mut after, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..extent.rounds {
         let first = ours.measure(writes, extent.each)?.rate;
-        ours.peer.snapshot(&format!("s{round}"))?;
+        let snapshot = format!("d@s{round}");
+        ours.peer.run(&["snapshot", &snapshot])?;
         let second = ours.measure(writes, extent.each)?.rate;
+        // Many rounds would fill the store.
+        ours.peer.run(&["delete", &snapshot])?;
         before.push(first);
         after.push(second);
         ratios.push(second / first);

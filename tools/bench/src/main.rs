@@ -28,6 +28,9 @@ struct Options {
     /// The `bough` to measure, built with optimisation
     #[arg(long, value_name = "FILE")]
     bough: PathBuf,
+    /// Measure the data path beside this `bough` instead of qemu-storage-daemon
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
     /// Where the stores and images go, and are removed again
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     folder: PathBuf,
@@ -79,8 +82,9 @@ fn main() -> Result<()> {
             rounds: options.rounds.unwrap_or(if options.quick { 3 } else { 5 }),
             each: options.each(),
         };
-        report.data_path =
-            Some(data_path::measure(&options.bough, folder.path(), &options.row, extent)?);
+        let (bough, against) = (&options.bough, options.against.as_deref());
+        let measured = data_path::measure(bough, against, folder.path(), &options.row, extent)?;
+        report.data_path = Some(measured);
     }
     let bed = |name: &str| -> Result<Bed> {
         let folder = folder.path().join(name);

@@ -88,10 +88,9 @@ impl Peer {
         Ok(Self { socket, command_line, server, bough: None })
     }
 
-    /// Has Bough take a snapshot.
-    pub fn snapshot(&self, name: &str) -> Result<()> {
-        let bough = self.bough.as_ref().context("only Bough's peer takes snapshots")?;
-        bough.run(&["snapshot", &format!("d@{name}")])
+    /// Has Bough's command do something with the store.
+    pub fn run(&self, arguments: &[&str]) -> Result<()> {
+        self.bough.as_ref().context("only Bough has a command")?.run(arguments)
     }
 
     /// Processor time that the server has used, in seconds.

@@ -87,9 +87,9 @@ fn write_data_path(out: &mut String, data: &DataPath) -> std::fmt::Result {
         data.rounds,
         data.seconds_each,
         data.bough_command,
-        data.qemu_command
+        data.peer_command
     )?;
-    writeln!(out, "| one queue | | Bough | QSD qcow2 | ratio | µs CPU/op | QSD's |")?;
+    writeln!(out, "| one queue | | Bough | beside it | ratio | µs CPU/op | beside it |")?;
     writeln!(out, "|---|---|---:|---:|---:|---:|---:|")?;
     for row in &data.rows {
         writeln!(
@@ -98,13 +98,13 @@ fn write_data_path(out: &mut String, data: &DataPath) -> std::fmt::Result {
             row.workload,
             row.unit,
             row.bough,
-            row.qcow2,
+            row.peer,
             row.ratio,
             row.bough_cpu_us,
-            row.qcow2_cpu_us
+            row.peer_cpu_us
         )?;
     }
-    let after = &data.after_snapshot;
+    let Some(after) = &data.after_snapshot else { return Ok(()) };
     writeln!(
         out,
         "\nrandwrite 4k QD32 before a snapshot {:.0} IOPS, just after it {:.0}: ratio {:.2}",
