@@ -1,10 +1,13 @@
 //! Aligned block buffers: what O_DIRECT wants, shared without copying.
 
+mod arena;
+
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use crate::addr::{BLOCK_BYTES, to_usize};
+use crate::addr::BLOCK_BYTES;
+use crate::buffer::arena::Memory;
 
 /// One block's worth of bytes, aligned as O_DIRECT asks.
 #[derive(Clone, Copy)]
@@ -13,74 +16,9 @@ struct Block([u8; BLOCK_BYTES]);
 
 static ZEROS: Block = Block([0; BLOCK_BYTES]);
 
-/// Buffers up to this size are kept for reuse. The allocator would map and unmap large ones each
-/// time, and every page of a fresh mapping costs a fault, several times what copying it costs;
-/// small aligned ones would leave its heap in pieces.
-const LARGEST_SPARE_BLOCKS: usize = 512;
-/// One class for each power of two up to that.
-const CLASSES: usize = 10;
-/// How much is kept: 16 MiB. Less than what large writes under way need makes each of them
-/// allocate.
-const SPARE_BLOCKS: usize = 4096;
-
-static SPARES: Mutex<Spares> =
-    Mutex::new(Spares { classes: [const { Vec::new() }; CLASSES], blocks: 0 });
-
-/// Memory that was used before and is not in use now. It is never handed to the system without
-/// having been written, so all of it is initialised.
-struct Spares {
-    classes: [Vec<Vec<Block>>; CLASSES],
-    blocks: usize,
-}
-
-impl Spares {
-    fn take(&mut self, class: usize) -> Option<Vec<Block>> {
-        let spare = self.classes[class].pop()?;
-        self.blocks -= spare.len();
-        Some(spare)
-    }
-
-    /// Where there is too much, the class that has most gives something up.
-    fn keep(&mut self, class: usize, memory: Vec<Block>) {
-        self.blocks += memory.len();
-        self.classes[class].push(memory);
-        while self.blocks > SPARE_BLOCKS {
-            let held = |class: &usize| self.classes[*class].len() << class;
-            let Some(gone) = (0..CLASSES).max_by_key(held).and_then(|most| self.take(most)) else {
-                return;
-            };
-            drop(gone);
-        }
-    }
-}
-
-fn spares() -> MutexGuard<'static, Spares> {
-    SPARES.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Which spares have room for `count` blocks.
-fn class_of(count: usize) -> Option<usize> {
-    let fits = (1..=LARGEST_SPARE_BLOCKS).contains(&count);
-    fits.then(|| to_usize(u64::from(count.next_power_of_two().ilog2())))
-}
-
-const _: () = assert!(1 << (CLASSES - 1) == LARGEST_SPARE_BLOCKS);
-
-/// Room for `count` blocks, or a little more, with anything in it.
-fn memory(count: usize) -> Vec<Block> {
-    match class_of(count) {
-        Some(class) => {
-            let spare = spares().take(class);
-            spare.unwrap_or_else(|| vec![ZEROS; 1 << class])
-        }
-        None => vec![ZEROS; count],
-    }
-}
-
 /// Whole blocks of memory, owned and writable.
-#[derive(Clone, Default)]
 pub struct BlockBuf {
-    memory: Vec<Block>,
+    memory: Memory,
     count: usize,
 }
 
@@ -94,17 +32,17 @@ impl BlockBuf {
 
     /// `count` blocks that hold whatever was in their memory: for who writes all of them.
     pub fn stale(count: usize) -> Self {
-        Self { memory: memory(count), count }
+        Self { memory: Memory::new(count), count }
     }
 
     /// An empty buffer with room for `count` blocks.
     pub fn with_capacity(count: usize) -> Self {
-        Self { memory: memory(count), count: 0 }
+        Self { memory: Memory::new(count), count: 0 }
     }
 
     /// Makes room for `count` blocks in all.
     pub fn reserve(&mut self, count: usize) {
-        if self.memory.len() < count {
+        if self.memory.blocks().len() < count {
             let mut larger = Self::stale(count);
             larger.count = self.count;
             larger.copy_from_slice(self);
@@ -114,7 +52,7 @@ impl BlockBuf {
 
     /// Whether there is no room for one more block.
     pub fn is_full(&self) -> bool {
-        self.count == self.memory.len()
+        self.count == self.memory.blocks().len()
     }
 
     /// How many blocks.
@@ -127,7 +65,7 @@ impl BlockBuf {
     /// # Panics
     /// Where `index` is beyond the end: a bug of ours.
     pub fn block(&self, index: usize) -> &[u8; BLOCK_BYTES] {
-        &self.memory[..self.count][index].0
+        &self.memory.blocks()[..self.count][index].0
     }
 
     /// One block, to be written to.
@@ -135,7 +73,7 @@ impl BlockBuf {
     /// # Panics
     /// Where `index` is beyond the end: a bug of ours.
     pub fn block_mut(&mut self, index: usize) -> &mut [u8; BLOCK_BYTES] {
-        &mut self.memory[..self.count][index].0
+        &mut self.memory.blocks_mut()[..self.count][index].0
     }
 
     /// Appends one block of zeros and hands it out.
@@ -167,12 +105,9 @@ impl BlockBuf {
     }
 }
 
-impl Drop for BlockBuf {
-    fn drop(&mut self) {
-        let memory = std::mem::take(&mut self.memory);
-        if let Some(class) = class_of(memory.len()) {
-            spares().keep(class, memory);
-        }
+impl Default for BlockBuf {
+    fn default() -> Self {
+        Self::zeroed(0)
     }
 }
 
@@ -180,13 +115,13 @@ impl Deref for BlockBuf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         // Blocks are exactly 4096 bytes at 4096-byte alignment: no padding in between.
-        self.memory[..self.count].as_flattened_bytes()
+        self.memory.blocks()[..self.count].as_flattened_bytes()
     }
 }
 
 impl DerefMut for BlockBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.memory[..self.count].as_flattened_bytes_mut()
+        self.memory.blocks_mut()[..self.count].as_flattened_bytes_mut()
     }
 }
 
