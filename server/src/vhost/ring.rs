@@ -400,7 +400,8 @@ impl<D: BlockDisk> Ring<D> {
         if was_full {
             self.wake.notify_one();
         }
-        if state.under_way == 0 {
+        // Nobody waits while we serve, and telling nobody is a system call, too.
+        if state.under_way == 0 && state.phase != Phase::Serving {
             self.idle.notify_all();
         }
     }
