@@ -95,7 +95,8 @@ impl Chain {
 
     /// Stages one block: `fill` writes all of its bytes into our buffer (which holds anything
     /// before that), where they are checksummed.
-    /// Straight-line; call it on a reactor, since the first one staged starts the sealing task.
+    /// Straight-line; call it on a reactor, since the first one staged starts the sealing task,
+    /// and not from inside [`Publish`], since a record that is full is sent off at once.
     /// `fill` runs under the chain's state lock: it may not call the chain.
     ///
     /// # Errors
@@ -105,11 +106,21 @@ impl Chain {
         vba: VirtualBlock,
         fill: &mut dyn FnMut(&mut [u8; BLOCK_BYTES]),
     ) -> Result<Ticket, ChainFault> {
-        self.stage(|state, config| {
+        let mut is_one_full = false;
+        let ticket = self.stage(|state, config| {
             let staged = room_for(state, config, Terms::Plain, (1, 1));
             staged.last().push_block(vba, fill, config);
-            Arc::clone(&staged.answer)
-        })
+            let answer = Arc::clone(&staged.answer);
+            if !staged.last().has_room(1, 1, config) {
+                state.close_open();
+            }
+            is_one_full = !state.queue.is_empty();
+            answer
+        })?;
+        if is_one_full {
+            self.seal_full();
+        }
+        Ok(ticket)
     }
 
     /// Stages blocks that are to read as zeros.

@@ -2,7 +2,11 @@
 //!
 //! One per chain, alive while there is something to seal. It first lets every task of its turn
 //! stage what it has; while records are under way or blocks are being granted, the next batch
-//! grows by itself.
+//! grows by itself. What is full has nothing to wait for: whoever fills a record sends it off, so
+//! that the device works on it while the rest of the turn fills the next.
+//!
+//! Invariant: one unit at a time is between queue and chain (`State::sealing`), so units are
+//! sealed in the order in which they were staged, whoever seals them.
 
 use std::sync::Arc;
 
@@ -14,21 +18,57 @@ use crate::chain::{Chain, ChainFault};
 /// How often granted blocks may turn out to be taken by somebody else before we give up.
 const MAX_REFILLS: usize = 16;
 
+/// What the sealing task finds to do.
+enum Popped {
+    Unit(Staged),
+    /// Somebody else is sealing something.
+    Busy,
+    Nothing,
+}
+
 impl Chain {
     pub(super) async fn run_sealer(self: Arc<Self>) {
         self.runtime.yield_now().await;
         loop {
-            self.wait_until(|state| state.may_seal(&self.config)).await;
+            self.wait_until(|state| !state.sealing && state.may_seal(&self.config)).await;
             self.pass_barrier().await;
-            let Some(staged) = self.pop_staged_or_end() else {
-                self.progress.notify_waiters();
-                return;
+            let staged = match self.pop_staged_or_end() {
+                Popped::Unit(staged) => staged,
+                Popped::Busy => continue,
+                Popped::Nothing => {
+                    self.progress.notify_waiters();
+                    return;
+                }
             };
             match self.take_blocks(staged.blocks_needed()).await {
                 Ok(runs) => self.seal_and_send(staged, &runs).await,
                 Err(fault) => self.refuse(&staged, fault),
             }
+            self.lock_state().sealing = false;
         }
+    }
+
+    /// Sends off what is full and needs no waiting. The rest is the sealing task's.
+    pub(super) fn seal_full(self: &Arc<Self>) {
+        loop {
+            let Some(staged) = self.lock_state().pop_full(&self.config) else { return };
+            let runs = self.take(staged.blocks_needed());
+            let mut state = self.lock_state();
+            state.sealing = false;
+            if let Some(fault) = state.fault.clone() {
+                drop(state);
+                self.seal_failed(&staged, &runs.unwrap_or_default(), fault);
+                break;
+            }
+            let Some(runs) = runs else {
+                state.unpop(staged);
+                break;
+            };
+            let writes = state.seal(staged, &runs);
+            drop(state);
+            writes.into_iter().for_each(|write| self.send(write));
+        }
+        self.progress.notify_waiters();
     }
 
     /// Nothing is sealed after a record that requires something until that is synced. What comes
@@ -46,11 +86,15 @@ impl Chain {
     }
 
     /// Ends the task under the lock that staging looks under, so that none is left behind.
-    fn pop_staged_or_end(&self) -> Option<Staged> {
+    fn pop_staged_or_end(&self) -> Popped {
         let mut state = self.lock_state();
+        if state.sealing {
+            return Popped::Busy;
+        }
         let staged = state.pop_staged();
         state.sealer_runs = staged.is_some();
-        staged
+        state.sealing = staged.is_some();
+        staged.map_or(Popped::Nothing, Popped::Unit)
     }
 
     /// A full store may only be waiting for the reuse rule.
@@ -119,12 +163,14 @@ impl Chain {
                     self.send(write);
                 }
             }
-            Err((staged, fault)) => {
-                let unused: Vec<_> = runs.iter().flat_map(|run| run.blocks()).collect();
-                self.space.give_back(&unused);
-                self.refuse(&staged, fault);
-            }
+            Err((staged, fault)) => self.seal_failed(&staged, runs, fault),
         }
+    }
+
+    fn seal_failed(self: &Arc<Self>, staged: &Staged, runs: &[BlockRun], fault: ChainFault) {
+        let unused: Vec<_> = runs.iter().flat_map(|run| run.blocks()).collect();
+        self.space.give_back(&unused);
+        self.refuse(staged, fault);
     }
 
     /// Starts a record's writes, each in a task of its own: whoever waits may go away, the
@@ -134,8 +180,9 @@ impl Chain {
         for (at, data) in write.parts {
             let chain = Arc::clone(self);
             let (unit, index) = (write.unit, write.index);
+            let written = self.device.write(at, data);
             self.runtime.spawn(Box::pin(async move {
-                let result = chain.device.write(at, data).await;
+                let result = written.await;
                 chain.part_ended(unit, index, result);
             }));
         }

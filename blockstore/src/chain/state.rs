@@ -63,7 +63,7 @@ pub(super) struct State {
     pub queue: VecDeque<Staged>,
     /// Being filled; follows the queue.
     pub open: Option<Staged>,
-    /// How large the last record was: the next will want as much.
+    /// How large the last records were: the next will want as much.
     pub expected_blocks: usize,
     /// The answer that the last staged write will get.
     pub last_answer: Option<Arc<Answer>>,
@@ -89,6 +89,8 @@ pub(super) struct State {
     /// Nothing that comes after this counts, whether it reaches the device or not.
     pub cut_off: bool,
     pub sealer_runs: bool,
+    /// Somebody has taken a unit from the queue that is not sealed yet, nor refused.
+    pub sealing: bool,
     pub syncer_runs: bool,
     pub timer_runs: bool,
 }
@@ -116,6 +118,7 @@ impl State {
             fault: None,
             cut_off: false,
             sealer_runs: false,
+            sealing: false,
             syncer_runs: false,
             timer_runs: false,
         }
@@ -129,6 +132,25 @@ impl State {
     /// The next to be sealed.
     pub fn pop_staged(&mut self) -> Option<Staged> {
         self.queue.pop_front().or_else(|| self.open.take())
+    }
+
+    /// The next to be sealed, where it is a full record that neither waits for anything nor has
+    /// what follows wait for it; whoever gets it seals it, or puts it back.
+    pub fn pop_full(&mut self, config: &ChainConfig) -> Option<Staged> {
+        let is_held_up = self.sealing
+            || self.fault.is_some()
+            || self.last_requiring > self.synced
+            || self.writing >= config.max_inflight;
+        let is_simple =
+            |staged: &mut Staged| staged.terms == Terms::Plain && staged.batches.len() == 1;
+        let staged = if is_held_up { None } else { self.queue.pop_front_if(is_simple) };
+        self.sealing |= staged.is_some();
+        staged
+    }
+
+    /// Puts back what was taken from the queue and could not be sealed.
+    pub fn unpop(&mut self, staged: Staged) {
+        self.queue.push_front(staged);
     }
 
     /// Whether another record may go to the device.
@@ -163,7 +185,9 @@ impl State {
         let (mut records, mut writes) = (Vec::new(), Vec::new());
         for (index, mut batch) in staged.batches.into_iter().enumerate() {
             let taken: Vec<_> = blocks.by_ref().take(batch.buf.block_count()).collect();
-            self.expected_blocks = batch.buf.block_count();
+            // Forgotten slowly: the last record of a burst is short, the next burst's first is not.
+            self.expected_blocks =
+                batch.buf.block_count().max(self.expected_blocks - self.expected_blocks / 8);
             assert_eq!(taken.len(), batch.buf.block_count(), "take returned too few blocks");
             let group = if index == last { GroupEnd::Here } else { GroupEnd::Later };
             let header = self.header(place(batch.entries, &taken), &taken, group);

@@ -89,7 +89,8 @@ impl Request {
         matches!(self, Self::Readable { .. })
     }
 
-    fn bytes(&self) -> Option<usize> {
+    /// What it moves, if it is a transfer.
+    pub(super) fn bytes(&self) -> Option<usize> {
         match self {
             Self::Read { buf, .. } => Some(buf.block_count() * BLOCK_BYTES),
             Self::Write { data, .. } => Some(data.block_count() * BLOCK_BYTES),

@@ -20,6 +20,8 @@ use crate::addr::{to_u64, to_usize};
 /// What is worth a system call of its own while a turn goes on. Submitting everything at its end
 /// would have the device wait for us, and then us for the device.
 const BATCH: usize = 2;
+/// One transfer of so many bytes is worth it, too.
+const BATCH_BYTES: usize = 128 << 10;
 /// User data of a completion that nobody waits for.
 const IGNORED: u64 = u64::MAX;
 /// User data of the poll that wakes a sleeping reactor.
@@ -33,6 +35,8 @@ pub(super) struct Ring {
     vacant: Vec<usize>,
     /// What does not fit into the submission queue yet, in order.
     backlog: VecDeque<squeue::Entry>,
+    /// What the backlog is to move.
+    backlog_bytes: usize,
     /// Submissions whose completion has not been taken.
     under_way: usize,
     /// Completions being taken; here to keep its memory.
@@ -62,6 +66,7 @@ impl Ring {
             slots: Vec::new(),
             vacant: Vec::new(),
             backlog: VecDeque::new(),
+            backlog_bytes: 0,
             under_way: 0,
             arrived: Vec::new(),
             wake,
@@ -85,6 +90,7 @@ impl Ring {
         let slot = self.slots[index].as_mut().expect("only slots in use are submitted");
         let entry = slot.request.entry(&slot.progress).user_data(to_u64(index));
         self.backlog.push_back(entry);
+        self.backlog_bytes += slot.request.bytes().unwrap_or_default();
         self.under_way += 1;
     }
 
@@ -147,7 +153,8 @@ impl Ring {
 
     /// Submits early what makes up a batch: the device works on it while the turn goes on.
     pub(super) fn submit_batch(&mut self) -> io::Result<()> {
-        if self.backlog.len() < BATCH { Ok(()) } else { self.submit() }
+        let is_worth_it = self.backlog.len() >= BATCH || self.backlog_bytes >= BATCH_BYTES;
+        if is_worth_it { self.submit() } else { Ok(()) }
     }
 
     /// Submits what has come up and lets the kernel finish what it has put off: at most one
@@ -182,6 +189,9 @@ impl Ring {
                 break;
             }
             self.backlog.pop_front();
+        }
+        if self.backlog.is_empty() {
+            self.backlog_bytes = 0;
         }
     }
 

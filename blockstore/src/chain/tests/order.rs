@@ -84,6 +84,27 @@ fn what_is_staged_in_one_turn_is_one_record_and_one_device_write() {
 }
 
 #[test]
+fn a_full_record_is_on_its_way_before_the_turn_ends() {
+    let config = ChainConfig { record_blocks: 8, max_inflight: 2, ..ChainConfig::default() };
+    let bench = Bench::new(config);
+    bench.sim.run(async {
+        // The first grants blocks to take from.
+        let first = bench.write(0, 0);
+        bench.chain.published(first).await.expect("healthy");
+        let tickets: Vec<_> = (1..=20).map(|n| bench.write(n, n)).collect();
+        assert_eq!(bench.chain.stats().inflight, 2, "two are full, the third is not");
+        let more: Vec<_> = (21..=30).map(|n| bench.write(n, n)).collect();
+        assert_eq!(bench.chain.stats().inflight, 2, "no more than two may be under way");
+        for ticket in tickets.into_iter().chain(more) {
+            bench.chain.published(ticket).await.expect("healthy");
+        }
+    });
+    let counts: Vec<_> =
+        bench.owner.published().iter().map(|record| record.entries.len()).collect();
+    assert_eq!(counts, [1, 8, 8, 8, 6]);
+}
+
+#[test]
 fn records_in_flight_are_bounded() {
     let config = ChainConfig { max_inflight: 3, small_inflight: 3, ..ChainConfig::default() };
     let bench = Bench::new(config);
