@@ -24,6 +24,13 @@ pub struct Bed {
 }
 
 impl Bed {
+    /// Another one in a new folder inside this one.
+    pub fn within(&self, name: &str) -> Result<Self> {
+        let folder = self.folder.join(name);
+        std::fs::create_dir(&folder)?;
+        Ok(Self { folder })
+    }
+
     fn blocks(&self) -> PathBuf {
         self.folder.join("blocks")
     }

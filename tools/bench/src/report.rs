@@ -134,25 +134,24 @@ fn write_snapshots(out: &mut String, rows: &[snapshots::Row]) -> std::fmt::Resul
     Ok(())
 }
 
+/// Times in microseconds, each with its ratio to the same among a hundred, measured in turns.
 fn write_scale(out: &mut String, what: &str, rows: &[scale::Row]) -> std::fmt::Result {
+    write!(out, "\n| {what} |")?;
+    for operation in scale::OPERATIONS {
+        write!(out, " {operation} µs |")?;
+    }
     writeln!(
         out,
-        "\n| {what} | snapshot µs | clone µs | read µs | write µs | delete µs | open store µs | RSS MiB |"
+        " open store µs | RSS MiB |\n|---:|{}---:|---:|",
+        "---:|".repeat(scale::OPERATIONS.len())
     )?;
-    writeln!(out, "|---:|---:|---:|---:|---:|---:|---:|---:|")?;
     for row in rows {
-        writeln!(
-            out,
-            "| {} | {:.0} | {:.0} | {:.1} | {:.1} | {:.0} | {:.0} | {} |",
-            row.count,
-            row.snapshot_us,
-            row.clone_us,
-            row.read_us,
-            row.write_us,
-            row.delete_us,
-            row.open_us,
-            row.resident_bytes >> 20
-        )?;
+        write!(out, "| {} |", row.count)?;
+        for cost in row.operations {
+            write!(out, " {:.1} ({:.2}) |", cost.us, cost.ratio)?;
+        }
+        let resident_kib = u32::try_from(row.resident_bytes >> 10).unwrap_or(u32::MAX);
+        writeln!(out, " {:.0} | {:.1} |", row.open_us, f64::from(resident_kib) / 1024.0)?;
     }
     Ok(())
 }

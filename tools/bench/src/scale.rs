@@ -1,5 +1,8 @@
 //! What an operation costs with many snapshots behind a disk, many clones of one template, and
 //! clones of clones: it should cost the same.
+//!
+//! Measured in turns with the same operation in a store that has only a hundred of them, so that
+//! whatever else the machine does falls on both; the ratio is the median of the rounds' ratios.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +13,7 @@ use serde::Serialize;
 
 use crate::bed::{Bed, read_block, resident_bytes, timed, write_block};
 use crate::dice::Dice;
-use crate::figures::micros;
+use crate::figures::{median, micros};
 
 /// Data that every disk begins with, in blocks (64 MiB).
 const DATA_BLOCKS: u64 = 16 << 10;
@@ -18,21 +21,37 @@ const DATA_BLOCKS: u64 = 16 << 10;
 const DISK_BYTES: u64 = 1 << 30;
 /// Snapshots or clones asked for at once while there get to be many.
 const AT_ONCE: u64 = 64;
-/// Each operation's time is the median of so many.
-const SAMPLES: u64 = 41;
+/// What every row is compared with.
+const FEW: u64 = 100;
+/// Turns of each store.
+const ROUNDS: u64 = 15;
+/// In a turn each operation's time is the median of so many, of reads and writes...
+const BLOCKS_A_TURN: u64 = 300;
+/// ...and of the others.
+const VERBS_A_TURN: u64 = 9;
 
-/// One row: median times in microseconds at `count` of whatever there are many of.
+/// The operations that are measured.
+pub const OPERATIONS: [&str; 5] = ["read", "write", "snapshot", "clone", "delete"];
+
+/// One row: what operations cost at `count` of whatever there are many of.
 #[derive(Debug, Serialize)]
 pub struct Row {
     pub count: u64,
-    pub snapshot_us: f64,
-    pub clone_us: f64,
-    pub read_us: f64,
-    pub write_us: f64,
-    pub delete_us: f64,
+    /// In the order of [`OPERATIONS`].
+    pub operations: [Cost; OPERATIONS.len()],
     pub open_us: f64,
     pub resident_bytes: u64,
 }
+
+/// The median of an operation's times, and of its ratios to the same among a hundred.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Cost {
+    pub us: f64,
+    pub ratio: f64,
+}
+
+/// Medians of one turn, in microseconds.
+type Turn = [f64; OPERATIONS.len()];
 
 /// The three tables.
 #[derive(Debug, Serialize)]
@@ -67,31 +86,110 @@ enum Shape {
     Depth,
 }
 
+/// A store that holds many of something, open.
+struct Subject {
+    bed: Bed,
+    engine: Engine,
+    made: u64,
+}
+
 async fn grow(bed: &Bed, limit: u64, shape: Shape) -> Result<Vec<Row>> {
-    let mut engine = bed.create(64 << 30).await?;
-    let first = name("d")?;
-    engine.create_disk(&first, DISK_BYTES).await?;
-    fill(&engine.disk(&first).await?).await?;
-    engine.snapshot(&[snapshot("d", "base")?]).await?;
-    let (mut rows, mut made, mut target) = (Vec::new(), 0, 10);
+    let mut few = Subject::create(bed.within("few")?).await?;
+    few.grow(shape, FEW).await?;
+    let few_disk = few.disk(shape).await?;
+    let mut many = Subject::create(bed.within("many")?).await?;
+    let (mut rows, mut target) = (Vec::new(), 10);
     while target < limit {
         target *= 10;
-        let begun = Instant::now();
-        while made < target {
-            made += add(&engine, shape, made, target).await?;
+        let open_us = many.grow(shape, target).await?;
+        let many_disk = many.disk(shape).await?;
+        let (mut turns_of_few, mut turns_of_many) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            let label = format!("{target}-{round}");
+            turns_of_few.push(few.turn(shape, &few_disk, &label).await?);
+            turns_of_many.push(many.turn(shape, &many_disk, &label).await?);
         }
-        eprintln!("{shape:?}: {made} after {:.1} s more", begun.elapsed().as_secs_f64());
-        engine.close().await?;
-        drop(engine);
-        let (opened, took) = bed.reopen().await?;
-        engine = opened;
-        let open_us = micros(took);
-        let row = measure_at(&engine, shape, made, open_us).await?;
-        eprintln!("{row:?}");
+        let operations =
+            std::array::from_fn(|operation| cost(&turns_of_many, &turns_of_few, operation));
+        let row = Row { count: target, operations, open_us, resident_bytes: resident_bytes()? };
+        eprintln!("{shape:?}: {row:?}");
         rows.push(row);
     }
-    engine.close().await?;
+    few.engine.close().await?;
+    many.engine.close().await?;
     Ok(rows)
+}
+
+fn cost(many: &[Turn], few: &[Turn], operation: usize) -> Cost {
+    let mut times: Vec<f64> = many.iter().map(|turn| turn[operation]).collect();
+    let pairs = many.iter().zip(few);
+    let mut ratios: Vec<f64> = pairs.map(|(a, b)| a[operation] / b[operation]).collect();
+    Cost { us: median(&mut times), ratio: median(&mut ratios) }
+}
+
+impl Subject {
+    async fn create(bed: Bed) -> Result<Self> {
+        let engine = bed.create(64 << 30).await?;
+        let first = name("d")?;
+        engine.create_disk(&first, DISK_BYTES).await?;
+        fill(&engine.disk(&first).await?).await?;
+        engine.snapshot(&[snapshot("d", "base")?]).await?;
+        Ok(Self { bed, engine, made: 0 })
+    }
+
+    /// Makes it hold so many, and opens it anew; returns how long that took, in microseconds.
+    async fn grow(&mut self, shape: Shape, target: u64) -> Result<f64> {
+        let begun = Instant::now();
+        while self.made < target {
+            self.made += add(&self.engine, shape, self.made, target).await?;
+        }
+        eprintln!("{shape:?}: {target} after {:.1} s more", begun.elapsed().as_secs_f64());
+        self.engine.close().await?;
+        let (engine, took) = self.bed.reopen().await?;
+        self.engine = engine;
+        Ok(micros(took))
+    }
+
+    /// The disk that is worked on, the one with all the history behind it, once it has loaded
+    /// what any disk needs.
+    async fn disk(&self, shape: Shape) -> Result<Arc<Disk>> {
+        let disk = self.engine.disk(&name(&self.subject(shape))?).await?;
+        let mut dice = Dice::new(self.made);
+        for _ in 0..256 {
+            read_block(&disk, dice.below(DATA_BLOCKS)).await?;
+            write_block(&disk, dice.below(DATA_BLOCKS), self.made).await?;
+        }
+        Ok(disk)
+    }
+
+    fn subject(&self, shape: Shape) -> String {
+        match shape {
+            Shape::Snapshots => "d".into(),
+            Shape::Clones | Shape::Depth => format!("c{}", self.made - 1),
+        }
+    }
+
+    async fn turn(&self, shape: Shape, disk: &Arc<Disk>, label: &str) -> Result<Turn> {
+        let (engine, on) = (&self.engine, self.subject(shape));
+        let mut dice = Dice::new(self.made);
+        let blocks: Vec<u64> = (0..BLOCKS_A_TURN).map(|_| dice.below(DATA_BLOCKS)).collect();
+        let read = timed(BLOCKS_A_TURN, |n| read_block(disk, at(&blocks, n))).await?;
+        let write = timed(BLOCKS_A_TURN, |n| write_block(disk, at(&blocks, n), n)).await?;
+        let taken = |n| format!("t{label}-{n}");
+        let snapshots = timed(VERBS_A_TURN, |n| take(engine, on.clone(), taken(n))).await?;
+        let source = VersionName::from(snapshot(&on, &taken(0))?);
+        let cloned = |n| format!("x{label}-{n}");
+        let clones = timed(VERBS_A_TURN, |n| clone_one(engine, &source, cloned(n))).await?;
+        for number in 0..VERBS_A_TURN {
+            delete(engine, name(&cloned(number))?.into()).await?;
+        }
+        let deletes = timed(VERBS_A_TURN, |n| {
+            let doomed = snapshot(&on, &taken(n));
+            async move { delete(engine, doomed?.into()).await }
+        })
+        .await?;
+        Ok([read, write, snapshots, clones, deletes])
+    }
 }
 
 /// Adds some; says how many.
@@ -124,50 +222,6 @@ async fn add(engine: &Engine, shape: Shape, made: u64, target: u64) -> Result<u6
         }
     }
     Ok(upto - made)
-}
-
-/// The disk that is worked on: the one with all the history behind it.
-fn subject(shape: Shape, made: u64) -> String {
-    match shape {
-        Shape::Snapshots => "d".into(),
-        Shape::Clones | Shape::Depth => format!("c{}", made - 1),
-    }
-}
-
-async fn measure_at(engine: &Engine, shape: Shape, made: u64, open_us: f64) -> Result<Row> {
-    let on = subject(shape, made);
-    let disk = engine.disk(&name(&on)?).await?;
-    let mut dice = Dice::new(made);
-    // The first touches load what any disk needs; they are not what is asked about.
-    for _ in 0..256 {
-        read_block(&disk, dice.below(DATA_BLOCKS)).await?;
-        write_block(&disk, dice.below(DATA_BLOCKS), made).await?;
-    }
-    let blocks: Vec<u64> = (0..2000).map(|_| dice.below(DATA_BLOCKS)).collect();
-    let read_us = timed(2000, |n| read_block(&disk, at(&blocks, n))).await?;
-    let write_us = timed(2000, |n| write_block(&disk, at(&blocks, n), n)).await?;
-    let snapshot_us = timed(SAMPLES, |n| take(engine, on.clone(), format!("t{made}-{n}"))).await?;
-    let source = VersionName::from(snapshot(&on, &format!("t{made}-0"))?);
-    let clone_us = timed(SAMPLES, |n| clone_one(engine, &source, format!("x{made}-{n}"))).await?;
-    for number in 0..SAMPLES {
-        delete(engine, name(&format!("x{made}-{number}"))?.into()).await?;
-    }
-    let delete_us = timed(SAMPLES, |n| {
-        let doomed = snapshot(&on, &format!("t{made}-{n}"));
-        async move { delete(engine, doomed?.into()).await }
-    })
-    .await?;
-    let resident_bytes = resident_bytes()?;
-    Ok(Row {
-        count: made,
-        snapshot_us,
-        clone_us,
-        read_us,
-        write_us,
-        delete_us,
-        open_us,
-        resident_bytes,
-    })
 }
 
 fn at(blocks: &[u64], number: u64) -> u64 {
