@@ -6,6 +6,7 @@ mod btree;
 mod cache;
 mod catalogue;
 mod concurrent;
+mod count;
 mod diff;
 mod disk;
 mod disk0;

@@ -142,7 +142,49 @@ pub async fn merge<S: NodeSink>(
     merger.finish().await
 }
 
-/// Fits the tree to a disk of `blocks`: zeros what lies beyond, adds or drops levels.
+/// A piece of a large discard; see [`clear`].
+#[derive(Clone, Debug)]
+pub struct Cleared {
+    /// What it did to the tree.
+    pub merged: Merged,
+    /// Where the next piece begins; none where all is done.
+    pub next: Option<u64>,
+}
+
+/// Makes holes of as much of `ranges` (ascending, disjoint) from block `from` on as about
+/// `budget_blocks` of reading and freeing allow. Every piece makes progress, however small its
+/// budget.
+///
+/// # Errors
+/// As [`merge`].
+pub async fn clear<S: NodeSink>(
+    cache: &NodeCache,
+    sink: &mut S,
+    root: Root,
+    ranges: &[VirtualRange],
+    from: u64,
+    budget_blocks: u64,
+    context: MergeContext,
+) -> Result<Cleared, S::Error> {
+    let mut merger = Merger::new(cache, sink, root, root.height, context);
+    let left = ranges.iter().filter(|range| range.end > from);
+    let mut next = None;
+    for range in left.map(|range| range.start.max(from)..range.end) {
+        let upto = match merger.has_spent(budget_blocks) {
+            true => range.start,
+            false => merger.zero(range.clone(), budget_blocks).await?,
+        };
+        if upto < range.end {
+            next = Some(upto);
+            break;
+        }
+    }
+    Ok(Cleared { merged: merger.finish().await?, next })
+}
+
+/// Fits the tree to a disk of `blocks`: makes zeros of what lies beyond, adds or drops levels.
+/// What lies beyond is neither read, nor counted in the outcome, nor freed: the version must own
+/// none of it.
 ///
 /// # Errors
 /// As [`merge`].
@@ -154,6 +196,6 @@ pub async fn reheight<S: NodeSink>(
     context: MergeContext,
 ) -> Result<Merged, S::Error> {
     let mut merger = Merger::new(cache, sink, root, height_for(blocks), context);
-    merger.zero(blocks..u64::MAX).await?;
+    merger.cut(blocks).await?;
     merger.finish().await
 }

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use bough_blockstore::VirtualRange;
+use bough_blockstore::{VirtualRange, to_u64};
 
 use crate::cache::NodeCache;
 use crate::merge::{MergeContext, Merged, NodeSink, Update};
 use crate::node::{Entry, Kind, Node, Root};
 use crate::path::Position;
-use crate::read_ahead::{read_ahead_nodes, warm_next, warm_paths};
+use crate::read_ahead::{read_ahead_nodes, warm_paths, warm_slots};
 use crate::tree_error::{OnDamage, TreeError, Unreadable};
-use crate::walk::push_children;
 
 /// A node that updates may still change.
 struct OpenNode {
@@ -33,6 +32,7 @@ pub(crate) struct Merger<'a, S> {
     open: Vec<OpenNode>,
     /// The first block that updates may still name.
     next_vba: u64,
+    nodes_read: u64,
     done: Merged,
 }
 
@@ -53,7 +53,9 @@ impl<'a, S: NodeSink> Merger<'a, S> {
             unreadable: Vec::new(),
         };
         let open = Vec::new();
-        let mut merger = Self { cache, sink, context, root, height, open, next_vba: 0, done };
+        let (next_vba, nodes_read) = (0, 0);
+        let mut merger =
+            Self { cache, sink, context, root, height, open, next_vba, nodes_read, done };
         merger.grow();
         merger
     }
@@ -95,7 +97,7 @@ impl<'a, S: NodeSink> Merger<'a, S> {
 
     async fn apply(&mut self, update: Update) -> Result<(), S::Error> {
         match update {
-            Update::Zero { range } => self.zero(range).await,
+            Update::Zero { range } => self.zero(range, u64::MAX).await.map(drop),
             Update::Data { vba, addr, crc, birth } => {
                 assert!(birth <= self.context.birth, "a block younger than its node");
                 assert!(vba.raw() < self.root.capacity(), "data beyond the tree");
@@ -128,26 +130,73 @@ impl<'a, S: NodeSink> Merger<'a, S> {
     }
 
     /// Makes holes of a range, which may reach beyond the tree. Reads nothing below holes, and
-    /// elsewhere only what has to be counted or freed.
-    pub(crate) async fn zero(&mut self, range: VirtualRange) -> Result<(), S::Error> {
+    /// elsewhere only what has to be counted or freed. Ends early, but never where it began, when
+    /// all that the merger has read and freed comes to `budget_blocks`; says how far it came.
+    pub(crate) async fn zero(
+        &mut self,
+        range: VirtualRange,
+        budget_blocks: u64,
+    ) -> Result<u64, S::Error> {
         self.advance(range.clone());
         let end = range.end.min(self.root.capacity());
         let mut at = range.start;
         while at < end {
+            if at > range.start && self.has_spent(budget_blocks) {
+                return Ok(at);
+            }
             self.close_before(at).await?;
             let position = self.next_position(at);
             let (entry, span) = (self.entry(position), position.span());
             if entry.is_hole() {
                 at = span.end;
-            } else if span.start == at && span.end <= end {
-                self.drop_subtree(position, entry).await?;
+                continue;
+            }
+            self.warm(position, &range).await;
+            let is_covered = span.start == at && span.end <= end;
+            if is_covered && (position.level < 2 || !entry.is_data()) {
+                self.drop_leaf(position, entry).await?;
                 self.set_entry(position, Entry::HOLE);
                 at = span.end;
             } else {
                 self.open(position).await?;
             }
         }
+        Ok(range.end)
+    }
+
+    /// Makes holes of everything from `at` on. Reads nothing but the way there, counts nothing
+    /// and frees nothing: for a version that owns none of it.
+    pub(crate) async fn cut(&mut self, mut at: u64) -> Result<(), S::Error> {
+        self.advance(at..u64::MAX);
+        while at < self.root.capacity() {
+            self.close_before(at).await?;
+            let position = self.next_position(at);
+            let (entry, span) = (self.entry(position), position.span());
+            if !entry.is_hole() && span.start < at {
+                self.open(position).await?;
+                continue;
+            }
+            self.set_entry(position, Entry::HOLE);
+            at = span.end;
+        }
         Ok(())
+    }
+
+    /// Whether reading and freeing has come to so much.
+    pub(crate) fn has_spent(&self, blocks: u64) -> bool {
+        self.nodes_read + to_u64(self.done.freed.len()) >= blocks
+    }
+
+    /// Has the nodes read ahead that making holes of `range` comes to after `position`.
+    async fn warm(&self, position: Position, range: &VirtualRange) {
+        let Some(parent) = self.open.last() else { return };
+        let wanted = |child: Position| {
+            let entry = parent.node.entry(child.slot());
+            let span = child.span();
+            let is_needed = entry.is_data() && span.start < range.end && range.start < span.end;
+            [is_needed.then_some(entry), None]
+        };
+        warm_slots(self.cache, parent.position, position.slot(), wanted).await;
     }
 
     /// Closes what is left of everything.
@@ -252,20 +301,18 @@ impl<'a, S: NodeSink> Merger<'a, S> {
         Ok(entry)
     }
 
-    /// Frees what the version owns of a subtree, and counts all of it out.
-    async fn drop_subtree(&mut self, position: Position, entry: Entry) -> Result<(), S::Error> {
-        let mut ahead = vec![(position, entry)];
-        while let Some((position, entry)) = ahead.pop() {
-            if position.level == 0 || !entry.is_data() {
-                self.count_out(position, &entry);
-                continue;
-            }
-            let Some(node) = self.read(position, &entry).await? else { continue };
-            if self.context.ownership.owns(position, &entry) {
-                self.done.freed.push(entry.addr());
-            }
-            push_children(&mut ahead, position, &node);
-            warm_next(self.cache, &ahead, position.level - 1).await;
+    /// Frees what the version owns of a block or of a node above blocks, and counts all of it out.
+    async fn drop_leaf(&mut self, position: Position, entry: Entry) -> Result<(), S::Error> {
+        if position.level == 0 || !entry.is_data() {
+            self.count_out(position, &entry);
+            return Ok(());
+        }
+        let Some(node) = self.read(position, &entry).await? else { return Ok(()) };
+        if self.context.ownership.owns(position, &entry) {
+            self.done.freed.push(entry.addr());
+        }
+        for (slot, below) in node.entries().enumerate() {
+            self.count_out(position.child(slot), &below);
         }
         Ok(())
     }
@@ -292,6 +339,7 @@ impl<'a, S: NodeSink> Merger<'a, S> {
         position: Position,
         entry: &Entry,
     ) -> Result<Option<Arc<Node>>, TreeError> {
+        self.nodes_read += 1;
         match self.cache.fetch(entry, position).await {
             Err(error) if self.context.on_damage == OnDamage::GiveUp => {
                 self.done.unreadable.push(Unreadable { position, error });

@@ -107,6 +107,11 @@ impl Overlay {
         self.points.len() + self.history.len() + ranges
     }
 
+    /// How many blocks read as zeros in one epoch or another.
+    pub fn zeroed_blocks(&self) -> u64 {
+        self.zeros.values().flat_map(RangeSet::iter).map(|range| range.end - range.start).sum()
+    }
+
     /// Whether there is nothing to merge.
     pub fn is_empty(&self) -> bool {
         self.points.is_empty() && self.history.is_empty() && self.zeros.is_empty()

@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use bough_blockstore::{BlockRun, Chain, ChainFault, ChainStart, Epoch};
 
+use super::clear::Clearing;
 use super::lifecycle::chain_row;
 use super::merge_layers::{MergedLayers, TreeSink, merge_layers, ownership_of};
 use super::{Disk, Pending, Slot, error_chain};
 use crate::catalogue::{Rows, VersionRow};
 use crate::disk0::{CatalogueError, Commit, Need as PoolNeed};
 use crate::engine::EngineError;
-use crate::node::Root;
 use crate::overlay::Overlay;
 use crate::space::Which;
 
@@ -35,7 +35,6 @@ pub(crate) struct Frozen {
     pub overlay: Arc<Overlay>,
     /// Where the chain begins after what is merged.
     pub start: ChainStart,
-    pub base: Root,
     /// Snapshots of which everything is in the overlay.
     pub complete: Vec<Pending>,
     /// The epoch of the oldest version not complete, or the head's.
@@ -43,9 +42,16 @@ pub(crate) struct Frozen {
     pub promised_nodes: std::sync::Mutex<u64>,
     /// What of that may be for requests that are not in the overlay yet.
     pub nodes_under_way: u64,
+    /// What is left to clear ahead, once that has been asked.
+    pub clearing: std::sync::Mutex<Option<Option<Clearing>>>,
 }
 
 impl Frozen {
+    /// Of the versions that take part, oldest first.
+    pub fn epochs(&self) -> Vec<Epoch> {
+        self.complete.iter().map(|pending| pending.epoch).chain([self.rest]).collect()
+    }
+
     /// What is left of the promise; it is no longer kept here.
     pub fn take_promise(&self) -> u64 {
         std::mem::take(&mut *lock(&self.promised_nodes))
@@ -55,6 +61,7 @@ impl Frozen {
 impl Disk {
     /// Merges everything published so far and waits until that is durable.
     pub(crate) async fn checkpoint(self: &Arc<Self>, mode: Mode) -> Result<(), EngineError> {
+        while Box::pin(self.clear_between()).await? {}
         let _maintenance = self.maintenance.lock().await;
         self.checkpoint_held(mode).await
     }
@@ -106,7 +113,7 @@ impl Disk {
 
     /// Takes the overlay, atomically against publishing. The flag says that it was an earlier
     /// checkpoint's, and that there may be more.
-    fn freeze(self: &Arc<Self>, chain: &Arc<Chain>) -> (Option<Arc<Frozen>>, bool) {
+    pub(super) fn freeze(self: &Arc<Self>, chain: &Arc<Chain>) -> (Option<Arc<Frozen>>, bool) {
         chain.with_published(|start| {
             let mut state = self.lock();
             if let Some(unfinished) = &state.plan {
@@ -127,11 +134,11 @@ impl Disk {
             let frozen = Arc::new(Frozen {
                 overlay: Arc::clone(&overlay),
                 start,
-                base: state.base,
                 complete,
                 rest,
                 promised_nodes: std::sync::Mutex::new(promised),
                 nodes_under_way: state.nodes_under_way,
+                clearing: std::sync::Mutex::default(),
             });
             state.frozen = Some(overlay);
             state.plan = Some(Arc::clone(&frozen));
@@ -204,6 +211,7 @@ impl Disk {
         frozen: &Frozen,
         start: Option<&ChainStart>,
     ) -> Result<(), EngineError> {
+        while self.clear_piece(frozen).await? {}
         let promised = frozen.take_promise();
         let mut sink = TreeSink::new(&self.store, self.id, promised);
         match self.merge_frozen(frozen, &mut sink).await {
@@ -233,24 +241,25 @@ impl Disk {
         frozen: &Frozen,
         sink: &mut TreeSink,
     ) -> Result<MergedLayers, EngineError> {
-        let first_row = {
-            // Together: a snapshot that comes between the two would seem to own what is the
-            // head's to free.
-            let mut view = self.store.catalogue.read().await;
-            let first = match frozen.complete.first() {
-                Some(pending) => pending.version,
-                None => self.oldest_incomplete(),
-            };
-            Rows::new(&mut view).version(first).await?
-        };
-        let ownership = ownership_of(&self.store, &first_row).await?;
-        let mut epochs: Vec<Epoch> = frozen.complete.iter().map(|p| p.epoch).collect();
-        epochs.push(frozen.rest);
+        let ownership = ownership_of(&self.store, &self.oldest_row(frozen).await?).await?;
+        let base = self.lock().base;
         let merged =
-            merge_layers(&self.store, sink, frozen.base, &frozen.overlay, &epochs, ownership)
+            merge_layers(&self.store, sink, base, &frozen.overlay, &frozen.epochs(), ownership)
                 .await?;
         self.store.device.sync().await.map_err(EngineError::Device)?;
         Ok(merged)
+    }
+
+    /// The oldest version that takes part.
+    pub(super) async fn oldest_row(&self, frozen: &Frozen) -> Result<VersionRow, CatalogueError> {
+        // Together: a snapshot that comes between the two would seem to own what is the head's to
+        // free.
+        let mut view = self.store.catalogue.read().await;
+        let first = match frozen.complete.first() {
+            Some(pending) => pending.version,
+            None => self.oldest_incomplete(),
+        };
+        Rows::new(&mut view).version(first).await
     }
 
     fn oldest_incomplete(&self) -> crate::catalogue::VersionId {
@@ -345,6 +354,6 @@ pub(crate) async fn remove_extents(
     Ok(())
 }
 
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -12,6 +12,7 @@ use crate::catalogue::{ChainRow, Rows};
 use crate::disk0::{CatalogueError, Need as PoolNeed};
 use crate::engine::{BrokenRule, EngineError};
 use crate::error::DiskError;
+use crate::node::Root;
 use crate::space::Need;
 use crate::store::DiskSpace;
 
@@ -220,6 +221,16 @@ impl Disk {
         drop(state);
         self.store.space().settle(self.id, promised);
         blocks.into_iter().collect()
+    }
+
+    /// The committed tree, unless the disk is halted or gone. It stays as it is while the caller
+    /// holds the disk's maintenance.
+    pub(crate) fn served_root(&self) -> Result<Root, DiskError> {
+        let state = self.lock();
+        match &state.slot {
+            Slot::Halted(_) | Slot::Gone => Err(self.refusal(&state)),
+            _ => Ok(state.base),
+        }
     }
 
     /// What its overlay costs: entries that a checkpoint would merge.

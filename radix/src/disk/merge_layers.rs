@@ -50,6 +50,16 @@ impl TreeSink {
         failure.map_or(Ok(()), |error| Err(EngineError::Device(error)))
     }
 
+    /// Promises as much again as was taken, as far as there is room: what has been put is
+    /// committed, and more is to come. The promise as it is then.
+    pub fn renew(self) -> u64 {
+        let again = to_u64(self.nodes.len());
+        match self.store.space().promise(self.disk, Need::Checkpoint, again) {
+            Ok(()) => self.promised + again,
+            Err(_) => self.promised,
+        }
+    }
+
     /// Gives back what a failed merge took, which nobody else has read: the promise is what it
     /// was, for the next attempt.
     pub async fn undo(mut self) -> u64 {

@@ -7,6 +7,7 @@
 //! Locks, outermost first: `maintenance`, `starting`, the chain's own, `state`, the allocator's.
 
 mod checkpoint;
+mod clear;
 mod clients;
 mod lifecycle;
 mod merge_layers;

@@ -70,11 +70,11 @@ impl Disk {
             Frozen {
                 overlay: Arc::new(overlay),
                 start: chain_start(row),
-                base: state.base,
                 complete: pending,
                 rest: state.epoch,
                 promised_nodes: std::sync::Mutex::new(0),
                 nodes_under_way: 0,
+                clearing: std::sync::Mutex::default(),
             }
         };
         self.merge_and_commit(&frozen, None).await?;

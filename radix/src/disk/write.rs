@@ -16,6 +16,9 @@ use super::{Disk, Mode};
 use crate::error::DiskError;
 use crate::space::{Need, Room};
 
+/// What is discarded with one request from here on is large: 256 MiB, a node of the second level.
+const LARGE_BLOCKS: u64 = 1 << 16;
+
 /// A write's claim on answers: one for each record that its blocks went into. A full store may
 /// refuse one and take the next.
 #[derive(Default)]
@@ -183,11 +186,26 @@ impl Disk {
     }
 
     async fn zero_blocks(self: &Arc<Self>, blocks: VirtualRange) -> Result<(), DiskError> {
+        if blocks.end - blocks.start >= LARGE_BLOCKS {
+            Box::pin(self.settle_snapshots()).await;
+        }
         self.publish(blocks.clone(), 0, async |chain| {
             self.rmw.wait(&blocks).await;
             Ok(chain.stage_zero(blocks.clone()).map(Claim::from))
         })
         .await
+    }
+
+    /// Has snapshots given their trees before a large discard, which cannot be cleared piece by
+    /// piece before they have them.
+    async fn settle_snapshots(self: &Arc<Self>) {
+        if self.lock().pending.is_empty() {
+            return;
+        }
+        if let Err(error) = self.checkpoint(Mode::Keep).await {
+            // The discard itself will tell whoever asked, if it cannot be done.
+            tracing::debug!(disk = %self.name(), %error, "no checkpoint before a large discard");
+        }
     }
 
     /// A live chain, and room for changing `blocks` with `data_bytes` of data.

@@ -15,7 +15,7 @@ pub struct EngineConfig {
     pub chain_bytes: u64,
     /// A disk with something in its chain is checkpointed this long after its last one.
     pub checkpoint_every: Duration,
-    /// Blocks freed or looked at in one step of the reclaimer.
+    /// Blocks freed or looked at in one step of the reclaimer, or for one piece of a large discard.
     pub reclaim_step_blocks: u64,
     /// Bounds of each chain.
     pub chain: ChainConfig,

@@ -7,7 +7,7 @@ use bough_blockstore::{Epoch, VirtualBlock};
 use super::medium::{Store, Use, Violation, block_on};
 use super::tree::{
     Found, MergeContext, Merged, OnDamage, Onward, Ownership, Position, Reclaim, ReclaimedBelow,
-    Root, Update, height_for, merge, reclaim_step, reheight, walk,
+    Root, Update, clear, count_data, height_for, merge, reclaim_step, reheight, walk,
 };
 
 /// Ways to build it wrong, each of which the tests have to notice.
@@ -70,6 +70,12 @@ pub(crate) enum Event {
         head: usize,
         spans: Vec<Span>,
     },
+    /// One piece of a large discard.
+    Clear {
+        head: usize,
+        spans: Vec<Span>,
+        budget: u64,
+    },
     Resize {
         head: usize,
         blocks: u64,
@@ -108,6 +114,7 @@ impl Forest {
         let Some(id) = self.subject(event) else { return Ok(()) };
         match event {
             Event::Write { spans, .. } => self.write(id, spans)?,
+            Event::Clear { spans, budget, .. } => self.clear(id, spans, *budget)?,
             Event::Resize { blocks, .. } => self.resize(id, *blocks)?,
             Event::Reclaim { budget, .. } => self.reclaim(id, *budget)?,
             Event::Snapshot { .. } => self.snapshot(id),
@@ -127,6 +134,7 @@ impl Forest {
     fn subject(&self, event: &Event) -> Option<Id> {
         match event {
             Event::Write { head, .. }
+            | Event::Clear { head, .. }
             | Event::Resize { head, .. }
             | Event::Snapshot { head }
             | Event::Rollback { head }
@@ -246,10 +254,53 @@ impl Forest {
         self.commit(id, merged)
     }
 
-    fn resize(&mut self, id: Id, blocks: u64) -> Result<(), Violation> {
+    /// The blocks of `spans`, ascending and disjoint.
+    fn ranges(&self, id: Id, spans: &[Span]) -> Vec<std::ops::Range<u64>> {
+        let mut free_from = 0;
+        let mut sorted = spans.to_vec();
+        sorted.sort_by_key(|span| span.start);
+        let ranges = sorted.iter().map(|span| {
+            let end = (span.start + span.count).min(self.versions[&id].blocks);
+            let start = span.start.max(free_from);
+            free_from = free_from.max(end);
+            start..end
+        });
+        ranges.filter(|range| !range.is_empty()).collect()
+    }
+
+    fn clear(&mut self, id: Id, spans: &[Span], budget: u64) -> Result<(), Violation> {
         let (root, context) = (self.versions[&id].root, self.context(id));
+        let ranges = self.ranges(id, spans);
+        let Some(first) = ranges.first().map(|range| range.start) else { return Ok(()) };
         let (cache, mut sink) = self.store.split();
-        let merged = block_on(reheight(cache, &mut sink, root, blocks, context))?;
+        let cleared = block_on(clear(cache, &mut sink, root, &ranges, first, budget, context))?;
+        if cleared.next.is_some_and(|next| next <= first) {
+            return Err(Violation::Other(format!("no progress at {first}")));
+        }
+        let upto = cleared.next.unwrap_or(u64::MAX);
+        let is_gone = |vba: &u64| *vba < upto && ranges.iter().any(|range| range.contains(vba));
+        self.version(id).map.retain(|vba, _| !is_gone(vba));
+        self.commit(id, cleared.merged)
+    }
+
+    /// Made smaller, a head leaves what it was behind for the reclaimer.
+    fn resize(&mut self, id: Id, blocks: u64) -> Result<(), Violation> {
+        let root = self.versions[&id].root;
+        let (mut beyond, mut from) = (0, Some(blocks));
+        while let Some(start) = from {
+            let counted = block_on(count_data(&self.store.cache, root, start..u64::MAX, 7))?;
+            beyond += i64::try_from(counted.blocks).unwrap();
+            from = counted.next;
+        }
+        if blocks < self.versions[&id].blocks {
+            self.snapshot(id);
+            let past = self.versions[&id].parent.expect("it has one now");
+            self.version(past).is_deleted = true;
+        }
+        let context = self.context(id);
+        let (cache, mut sink) = self.store.split();
+        let mut merged = block_on(reheight(cache, &mut sink, root, blocks, context))?;
+        merged.referenced_delta -= beyond;
         let version = self.version(id);
         version.blocks = blocks;
         version.map.retain(|vba, _| *vba < blocks);

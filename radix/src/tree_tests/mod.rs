@@ -9,10 +9,11 @@ mod verbs;
 /// What the tests look at, in one place.
 mod tree {
     pub use crate::cache::NodeCache;
+    pub use crate::count::count_data;
     pub use crate::diff::{Difference, diff};
     pub use crate::lookup::{lookup, lookup_range, try_lookup, try_lookup_range};
     pub use crate::merge::{
-        MergeContext, Merged, NodeSink, Ownership, ReclaimedBelow, Update, merge, reheight,
+        MergeContext, Merged, NodeSink, Ownership, ReclaimedBelow, Update, clear, merge, reheight,
     };
     pub use crate::node::{Entry, Node, NodeFault, Root};
     pub use crate::path::{FAN_OUT, Position, height_for};

@@ -32,6 +32,10 @@ fn size() -> impl Strategy<Value = u64> {
     prop_oneof![Just(1), Just(5), Just(256), Just(300), Just(65_536), Just(70_000), 1..70_000_u64]
 }
 
+fn budget() -> impl Strategy<Value = u64> {
+    prop_oneof![6 => 1..4_u64, 2 => 4..60_u64, 1 => Just(10_000)]
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let which = 0..8_usize;
     // Mostly one head, so that the same blocks are written in one epoch after another.
@@ -39,14 +43,15 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         14 => (head.clone(), vec(span(), 1..5))
             .prop_map(|(head, spans)| Event::Write { head, spans }),
+        3 => (head.clone(), vec(span(), 1..3), budget())
+            .prop_map(|(head, spans, budget)| Event::Clear { head, spans, budget }),
         1 => (head.clone(), size()).prop_map(|(head, blocks)| Event::Resize { head, blocks }),
         4 => head.clone().prop_map(|head| Event::Snapshot { head }),
         1 => which.clone().prop_map(|snapshot| Event::Clone { snapshot }),
         1 => head.clone().prop_map(|head| Event::Rollback { head }),
         1 => which.clone().prop_map(|version| Event::Delete { version }),
         3 => head.prop_map(|head| Event::Forget { head }),
-        9 => (which, prop_oneof![6 => 1..4_u64, 2 => 4..60_u64, 1 => Just(10_000)])
-            .prop_map(|(version, budget)| Event::Reclaim { version, budget }),
+        9 => (which, budget()).prop_map(|(version, budget)| Event::Reclaim { version, budget }),
     ]
 }
 

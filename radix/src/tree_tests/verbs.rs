@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use super::medium::{Store, block_on};
 use super::tree::{
     Difference, Entry, FAN_OUT, MergeContext, Merged, Node, NodeFault, OnDamage, Ownership,
-    Position, Reclaim, Root, Update, diff, lookup, lookup_range, merge, reclaim_step, reheight,
-    try_lookup, try_lookup_range,
+    Position, Reclaim, Root, Update, clear, count_data, diff, lookup, lookup_range, merge,
+    reclaim_step, reheight, try_lookup, try_lookup_range,
 };
 
 const CACHE: u64 = 64 << 20;
@@ -303,8 +303,8 @@ fn a_disk_grows_and_shrinks_through_every_height() {
         assert_eq!((merged.referenced_delta, merged.owned_delta), (0, 0));
         assert_eq!(store.used.len(), 1 + usize::from(height), "one block of data, one path");
     }
-    let merged = resize(&mut store, root, 0, context(1, 0));
-    assert_eq!((merged.root, merged.freed), (Root::empty(0), vec![first.addr()]));
+    let merged = resize(&mut store, root, 0, context(2, 1));
+    assert_eq!((merged.root, merged.freed), (Root::empty(0), Vec::new()));
 }
 
 #[test]
@@ -361,4 +361,38 @@ fn a_diff_ends_when_its_visitor_has_seen_enough() {
 fn updates_out_of_order_are_our_bug() {
     let mut store = Store::new(CACHE);
     tree_of(&mut store, [5, 4]);
+}
+
+#[test]
+fn counting_and_clearing_go_in_steps_of_bounded_size() {
+    const STEP: u64 = 64;
+    // Beyond that, what a step reads ahead on two levels, and its way down.
+    const READS_MAX: u64 = 64 + 2 * 64 + 3;
+    let mut store = Store::new(CACHE);
+    let mut root = tree_of(&mut store, (0..BLOCKS).step_by(50));
+    let (mut counted, mut from) = (0, Some(0));
+    while let Some(start) = from {
+        let reads = reads_of(&store, || {
+            let step = block_on(count_data(&store.cache, root, start..u64::MAX, STEP)).unwrap();
+            (counted, from) = (counted + step.blocks, step.next);
+        });
+        assert!(reads <= READS_MAX, "{reads} nodes read to count {STEP} blocks");
+    }
+    assert_eq!(counted, BLOCKS / 50);
+    let (mut freed, mut from) = (0, Some(0));
+    while let Some(start) = from {
+        cold(&store);
+        let before = store.medium.reads();
+        let (cache, mut sink) = store.split();
+        let (range, context) = ([0..u64::MAX], context(1, 0));
+        let step = block_on(clear(cache, &mut sink, root, &range, start, STEP, context)).unwrap();
+        let reads = store.medium.reads() - before;
+        assert!(reads <= READS_MAX, "{reads} nodes read to clear {STEP} blocks");
+        assert!(step.merged.nodes_written <= 3 && step.merged.freed.len() <= 64 + 6);
+        store.release(&step.merged.freed).expect("frees once");
+        freed += step.merged.referenced_delta;
+        (root, from) = (step.merged.root, step.next);
+    }
+    assert_eq!((freed, root.top), (-4000, Entry::HOLE));
+    assert!(store.used.is_empty(), "all was its own");
 }
