@@ -301,7 +301,11 @@ impl Life {
         self.engine.create_disk(&parsed, 1 << 20).await.unwrap();
         let disk = self.engine.disk(&parsed).await.unwrap();
         for block in 0..32 {
-            disk.write(block * 4096, 4096, &mut |_, piece| piece.fill(9)).await.unwrap();
+            let written = disk.write(block * 4096, 4096, &mut |_, piece| piece.fill(9)).await;
+            if let Err(error) = written {
+                let status = self.engine.status().await.unwrap();
+                panic!("after the relief: {error}: {status:#?}");
+            }
         }
         drop(disk);
         self.delete(&name).await;

@@ -7,6 +7,7 @@
 #![allow(clippy::await_holding_refcell_ref)] // only on the way to a panic that ends the history
 
 mod content;
+mod counters;
 mod delete;
 mod history;
 mod io;

@@ -248,6 +248,7 @@ impl Life {
         drop(world);
         let report = self.engine.check().await.unwrap();
         assert!(report.findings.is_empty(), "check after opening: {:#?}", report.findings);
+        self.check_versions().await;
     }
 }
 

@@ -64,6 +64,8 @@ fn any_config(rng: &mut SimRng) -> EngineConfig {
         overlay_entries: [8, 64, 512][pick(rng, 3)],
         chain_bytes: [256 << 10, 1 << 20, 64 << 20][pick(rng, 3)],
         checkpoint_every: Duration::from_millis([5, 100, 10_000][pick(rng, 3)]),
+        // So small that a version, or a discard, takes many steps, and crashes fall between them.
+        reclaim_step_blocks: [2, 32, 8192, 8192][pick(rng, 4)],
         chain: ChainConfig {
             max_inflight: [1, 2, 8][pick(rng, 3)],
             record_blocks: [4, 32, 248][pick(rng, 3)],
