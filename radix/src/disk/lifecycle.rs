@@ -194,18 +194,20 @@ impl Disk {
         }
     }
 
-    /// Ends the disk: nobody writes to it any more, and nothing of its chain is needed once its
-    /// row is gone. Gives every block that no tree holds, to be freed after that.
-    pub(crate) async fn end(self: &Arc<Self>) -> Vec<BlockAddr> {
-        let _maintenance = self.maintenance.lock().await;
-        let chain = {
-            let mut state = self.lock();
-            match std::mem::replace(&mut state.slot, Slot::Gone) {
-                Slot::Live(chain) => Some(chain),
-                _ => None,
-            }
-        };
+    /// Ends the disk: nobody writes to it or takes a snapshot of it any more. The caller holds its
+    /// maintenance, and goes on with [`Disk::leftovers`].
+    pub(crate) fn end(&self) -> Option<Arc<Chain>> {
+        let slot = std::mem::replace(&mut self.lock().slot, Slot::Gone);
         self.changed.notify_waiters();
+        match slot {
+            Slot::Live(chain) => Some(chain),
+            _ => None,
+        }
+    }
+
+    /// Stops the chain of a disk that has ended: nothing of it is needed once its row is gone.
+    /// Gives every block that no tree holds, to be freed after that.
+    pub(crate) async fn leftovers(&self, chain: Option<Arc<Chain>>) -> Vec<BlockAddr> {
         let Some(chain) = chain else { return Vec::new() };
         chain.stop().await;
         let mut state = self.lock();

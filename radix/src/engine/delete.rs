@@ -40,16 +40,20 @@ impl Engine {
         options: DeleteOptions,
     ) -> Result<DeleteReport, EngineError> {
         let _verbs = self.inner.verbs.lock().await;
-        let doomed = self.doomed(targets, options).await?;
-        let report = doomed.report();
-        if options.dry_run {
-            return Ok(report);
-        }
-        for (disk, version) in &doomed.snapshots {
-            self.materialise(disk, version).await?;
-        }
-        self.try_out(&doomed).await?;
-        let (disks, leftovers) = self.end_disks(&doomed).await?;
+        let (doomed, disks, leftovers) = loop {
+            let doomed = self.doomed(targets, options).await?;
+            if options.dry_run {
+                return Ok(doomed.report());
+            }
+            for (disk, version) in &doomed.snapshots {
+                self.materialise(disk, version).await?;
+            }
+            let disks = self.disks_of(&doomed).await?;
+            // Where a snapshot came meanwhile, all is asked anew: it may forbid this.
+            if let Some(leftovers) = self.end_disks(&doomed, &disks).await? {
+                break (doomed, disks, leftovers);
+            }
+        };
         let mut commit = self.store().catalogue.begin(PoolNeed::TriedOut).await?;
         put_deleted(&mut commit, &doomed).await?;
         commit.stage(&[]).await?.durable().await?;
@@ -62,33 +66,42 @@ impl Engine {
             self.clear_away(disk).await;
         }
         self.store().backlog.ask();
-        Ok(report)
+        Ok(doomed.report())
     }
 
-    /// Builds the commit and forgets it: whether the catalogue has room is asked before anything
-    /// has changed.
-    async fn try_out(&self, doomed: &Doomed) -> Result<(), EngineError> {
-        let mut commit = self.store().catalogue.begin(PoolNeed::Release).await?;
-        put_deleted(&mut commit, doomed).await?;
-        match commit.make_room(0).await {
-            Err(CatalogueError::Full { .. }) => Err(EngineError::TooMuchAtOnce),
-            room => Ok(room?),
-        }
-    }
-
-    /// Closes the disks to writers; and the blocks that only their logs held.
-    async fn end_disks(
-        &self,
-        doomed: &Doomed,
-    ) -> Result<(Vec<Arc<Disk>>, Vec<BlockAddr>), EngineError> {
-        let (mut disks, mut leftovers) = (Vec::new(), Vec::new());
+    async fn disks_of(&self, doomed: &Doomed) -> Result<Vec<Arc<Disk>>, EngineError> {
+        let mut disks = Vec::with_capacity(doomed.disks.len());
         for disk in &doomed.disks {
             disks.push(self.disk_by_row(&disk.row).await?);
         }
-        for disk in &disks {
-            leftovers.extend(disk.end().await);
+        Ok(disks)
+    }
+
+    /// Closes the disks to everybody, and gives the blocks that only their logs held; none where
+    /// one of them has got a snapshot since it was looked at.
+    async fn end_disks(
+        &self,
+        doomed: &Doomed,
+        disks: &[Arc<Disk>],
+    ) -> Result<Option<Vec<BlockAddr>>, EngineError> {
+        let mut held = Vec::with_capacity(disks.len());
+        for disk in disks {
+            held.push(disk.maintenance.lock().await);
         }
-        Ok((disks, leftovers))
+        let ended: Vec<_> = {
+            // Snapshots are taken under a commit of their own: none comes while this is open.
+            let mut commit = self.store().catalogue.begin(PoolNeed::Release).await?;
+            if !doomed.is_all(&Rows::new(&mut commit)).await? {
+                return Ok(None);
+            }
+            try_out(&mut commit, doomed).await?;
+            disks.iter().map(|disk| (disk, disk.end())).collect()
+        };
+        let mut leftovers = Vec::new();
+        for (disk, chain) in ended {
+            leftovers.extend(disk.leftovers(chain).await);
+        }
+        Ok(Some(leftovers))
     }
 
     /// What follows from a disk's deletion. It is deleted whatever happens here: the next opening
@@ -102,6 +115,16 @@ impl Engine {
             let disk = disk.name();
             tracing::warn!(%disk, %error, "a deleted disk is cleared away when the store is opened again");
         }
+    }
+}
+
+/// Builds the commit, which is then forgotten: whether the catalogue has room is asked before
+/// anything has changed.
+async fn try_out(commit: &mut Commit<'_>, doomed: &Doomed) -> Result<(), EngineError> {
+    put_deleted(commit, doomed).await?;
+    match commit.make_room(0).await {
+        Err(CatalogueError::Full { .. }) => Err(EngineError::TooMuchAtOnce),
+        room => Ok(room?),
     }
 }
 

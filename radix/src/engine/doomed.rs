@@ -57,6 +57,21 @@ impl Doomed {
         report
     }
 
+    /// Whether the disks still have the snapshots that they had when they were looked at: nothing
+    /// else comes or goes without the verbs.
+    pub async fn is_all<P: Pages<Error = CatalogueError>>(
+        &self,
+        rows: &Rows<'_, P>,
+    ) -> Result<bool, CatalogueError> {
+        for disk in &self.disks {
+            let now = rows.get_disk(disk.row.id).await?;
+            if now.is_none_or(|row| row.snapshot_count != disk.row.snapshot_count) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn has_disk(&self, id: DiskId) -> bool {
         self.disks.iter().any(|disk| disk.row.id == id)
     }

@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bough_blockstore::{BlockAddr, BlockCount, DiskId, Epoch};
 use uuid::Uuid;
 
-use crate::catalogue::{Rows, VersionId};
+use crate::catalogue::{RowFault, Rows, VersionId};
 use crate::disk::Disk;
 use crate::disk0::{CatalogueError, Need as PoolNeed};
 use crate::store::Store;
@@ -117,8 +117,9 @@ impl Engine {
         let mut commit = self.store().catalogue.begin(PoolNeed::Release).await?;
         let mut rows = Rows::new(&mut commit);
         let mut counters = rows.counters().await?;
-        let end = counters.epoch_lease_end.plus(LEASE.max(count));
         let start = counters.epoch_lease_end;
+        let end = start.raw().checked_add(LEASE.max(count)).and_then(Epoch::new);
+        let end = end.ok_or(RowFault::NumbersExhausted)?;
         counters.epoch_lease_end = end;
         rows.set_counters(counters).await?;
         commit.stage(&[]).await?.durable().await?;

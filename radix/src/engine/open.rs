@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bough_blockstore::{
-    BlockAddr, BlockCount, BlockRun, Device, DiskId, OneSync, Runtime, SUPERBLOCK_BLOCKS,
+    BlockAddr, BlockCount, BlockRun, Device, DiskId, OneSync, Runtime, SUPERBLOCK_BLOCKS, ScanEnd,
     ScanLimits, Sequence, Superblock, SuperblockError, read_pair,
 };
 use tokio::sync::Notify;
@@ -299,8 +299,15 @@ async fn requirements_met(
             .map(|extent| extent.run)
             .collect();
         let found = scan_chain_from(device, &chain, ScanLimits::default(), &extents).await?;
-        let reached =
-            found.records.last().map_or(Sequence(chain.sequence.0 - 1), |record| record.sequence);
+        if let ScanEnd::Damaged { .. } = found.end {
+            // No crash did that, so it tells nothing of whether somebody was told of the commit:
+            // it stays. The disk itself will not be served; the others of its group are.
+            continue;
+        }
+        let reached = found
+            .records
+            .last()
+            .map_or(Sequence(chain.sequence.0.saturating_sub(1)), |record| record.sequence);
         if reached < requirement.sequence {
             return Ok(false);
         }
@@ -317,7 +324,10 @@ async fn all_extents(
         let more = page.len() == PAGE_ROWS;
         all.extend(page);
         match all.last() {
-            Some(last) if more => from = last.run.start.next(),
+            Some(last) if more => match BlockAddr::new(last.run.start.raw() + 1) {
+                Some(next) => from = next,
+                None => return Ok(all),
+            },
             _ => return Ok(all),
         }
     }

@@ -384,8 +384,9 @@ fn counting_and_clearing_go_in_steps_of_bounded_size() {
         cold(&store);
         let before = store.medium.reads();
         let (cache, mut sink) = store.split();
-        let (range, context) = ([0..u64::MAX], context(1, 0));
-        let step = block_on(clear(cache, &mut sink, root, &range, start, STEP, context)).unwrap();
+        let (all, context) = (0..u64::MAX, context(1, 0));
+        let ranges = std::slice::from_ref(&all);
+        let step = block_on(clear(cache, &mut sink, root, ranges, start, STEP, context)).unwrap();
         let reads = store.medium.reads() - before;
         assert!(reads <= READS_MAX, "{reads} nodes read to clear {STEP} blocks");
         assert!(step.merged.nodes_written <= 3 && step.merged.freed.len() <= 64 + 6);

@@ -3,10 +3,13 @@
 mod discards;
 mod kit;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bough_blockstore::Device;
 use bough_blockstore::sim::{CrashKind, Sim};
+use bough_blockstore::{Device, Runtime};
 use bough_radix::{DeleteOptions, DeleteReport, Engine, EngineError, VersionName};
 
 use kit::*;
@@ -207,6 +210,58 @@ fn a_disk_may_go_with_its_clones_if_all_are_named_in_any_order() {
             assert_clean(&engine).await;
         });
     }
+}
+
+#[test]
+fn a_snapshot_taken_while_its_disk_is_deleted_is_told_of_or_refused() {
+    let mut outcomes = std::collections::BTreeMap::new();
+    for (recursive, delay) in [false, true].into_iter().flat_map(|r| (0..400).map(move |d| (r, d)))
+    {
+        let sim = Sim::new(delay);
+        let (snapshot, delete) = sim.run(async {
+            let (engine, disk) = new_store(&sim).await;
+            fill(&disk, 0, 65536, 1).await;
+            // Has to be given its tree before anything is deleted: that takes a while.
+            engine.create_disk(&disk_name("other"), MIB).await.unwrap();
+            fill(&engine.disk(&disk_name("other")).await.unwrap(), 0, 65536, 2).await;
+            engine.snapshot(&[snap_name("other@gone")]).await.unwrap();
+            let taken = Rc::new(Cell::new(None));
+            let (other, told) = (engine.clone(), Rc::clone(&taken));
+            let runtime = sim.runtime();
+            let pause = runtime.sleep(Duration::from_micros(10 * delay));
+            runtime.spawn(Box::pin(async move {
+                pause.await;
+                told.set(Some(other.snapshot(&[snap_name("web@late")]).await.is_ok()));
+            }));
+            let options = DeleteOptions { recursive, dry_run: false };
+            let names = ["other@gone", "web"].map(version);
+            let deleted = engine.delete(&names, options).await;
+            while taken.get().is_none() {
+                runtime.sleep(Duration::from_micros(100)).await;
+            }
+            engine.drain_reclaim().await.unwrap();
+            assert_clean(&engine).await;
+            (taken.get().unwrap(), deleted)
+        });
+        let what = match (snapshot, delete) {
+            (true, Ok(report)) => {
+                assert!(recursive, "a snapshot went without -r, {delay}");
+                assert_eq!(report.deleted, ["other@gone", "web@late", "web"], "after {delay}");
+                "went along"
+            }
+            (true, Err(EngineError::HasSnapshots { .. })) => "forbade it",
+            (false, Ok(report)) => {
+                // It may have been taken, and be gone before anybody could be told.
+                let expected = ["other@gone", "web@late", "web"];
+                let went = report.deleted == expected;
+                assert!(went && recursive || report.deleted == ["other@gone", "web"], "{report:?}");
+                "came too late"
+            }
+            (snapshot, delete) => panic!("after {delay}: {snapshot}, {delete:?}"),
+        };
+        *outcomes.entry(what).or_insert(0) += 1;
+    }
+    assert_eq!(outcomes.len(), 3, "{outcomes:?}");
 }
 
 #[test]

@@ -16,8 +16,14 @@ pub fn rot(medium: &mut impl Medium, at: u64) {
 
 /// Claims another format version in one superblock copy, whole otherwise.
 pub fn swap_superblock_version(medium: &mut impl Medium, copy: u64, version: u32) {
+    rewrite_superblock(medium, copy, |block| {
+        block[8..12].copy_from_slice(&version.to_le_bytes());
+    });
+}
+
+fn rewrite_superblock(medium: &mut impl Medium, copy: u64, change: impl FnOnce(&mut [u8; 4096])) {
     let mut block = medium.read(copy);
-    block[8..12].copy_from_slice(&version.to_le_bytes());
+    change(&mut block);
     let crc = crc32fast::hash(&block[..4092]);
     block[4092..].copy_from_slice(&crc.to_le_bytes());
     medium.write(copy, &block);
@@ -42,11 +48,16 @@ pub fn rewrite_catalogue_page(
 /// Names another checksum for the catalogue's root, in both superblocks.
 pub fn replace_root_crc(medium: &mut impl Medium, crc: u32) {
     for copy in [0, 1] {
-        let mut block = medium.read(copy);
-        block[67..71].copy_from_slice(&crc.to_le_bytes());
-        let own = crc32fast::hash(&block[..4092]);
-        block[4092..].copy_from_slice(&own.to_le_bytes());
-        medium.write(copy, &block);
+        rewrite_superblock(medium, copy, |block| {
+            block[67..71].copy_from_slice(&crc.to_le_bytes());
+        });
+    }
+}
+
+/// Claims another height for the catalogue's tree, in both superblocks.
+pub fn replace_root_height(medium: &mut impl Medium, height: u8) {
+    for copy in [0, 1] {
+        rewrite_superblock(medium, copy, |block| block[72] = height);
     }
 }
 

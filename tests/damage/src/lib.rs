@@ -7,8 +7,8 @@ mod medium;
 mod rows;
 
 pub use damage::{
-    flip_bitmap_bit, forge_node, replace_root_crc, repoint, rewrite_catalogue_page, rewrite_row,
-    rot, swap_superblock_version,
+    flip_bitmap_bit, forge_node, replace_root_crc, replace_root_height, repoint,
+    rewrite_catalogue_page, rewrite_row, rot, swap_superblock_version,
 };
 pub use golden::{
     GOLDEN_BLOCKS, GOLDEN_DISK_BLOCKS, GOLDEN_VERSIONS, golden_byte, golden_path, golden_store,

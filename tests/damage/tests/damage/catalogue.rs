@@ -1,7 +1,8 @@
 //! Damage to the catalogue: each block of it is kept twice.
 
 use bough_damage::{
-    Layout, Position, flip_bitmap_bit, replace_root_crc, rewrite_catalogue_page, rot,
+    Layout, Position, flip_bitmap_bit, replace_root_crc, replace_root_height,
+    rewrite_catalogue_page, rot,
 };
 use bough_radix::{EngineError, ErrorKind, Severity};
 
@@ -71,6 +72,18 @@ fn a_root_that_leads_nowhere_is_a_corrupt_catalogue() {
     let mut image = store();
     replace_root_crc(&mut image, 0x1234_5678);
     assert_eq!(look(image).map(|_| ()).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn a_catalogue_of_another_height_is_a_corrupt_one() {
+    let whole = store();
+    let height = Layout::read(&whole).root.height;
+    for wrong in (0..=255).filter(|wrong| *wrong != height) {
+        let mut image = whole.clone();
+        replace_root_height(&mut image, wrong);
+        let kind = look(image).map(|_| ()).unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::Corrupt, "height {wrong}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bough_blockstore::{BlockAddr, BlockCount};
 use bough_damage::{Medium, rot};
 use bough_radix::{BrokenRule, Engine, EngineConfig, ErrorKind, Severity};
 
-use crate::kit::{VERSIONS, fill, findings, look, look_with};
+use crate::kit::{VERSIONS, expected, fill, findings, look, look_with, open, snapshot_name};
 
 const NEVER: std::time::Duration = std::time::Duration::from_secs(1 << 20);
 
@@ -79,6 +79,55 @@ fn a_lost_header_of_a_synced_record_stops_its_disk_and_no_other() {
         assert!(found.contains(&named), "{found:?} does not tell of {named:?}");
     }
     assert!(stopped > 5, "only {stopped} headers mattered");
+}
+
+/// Two disks with something in their logs, and a snapshot of both as the last thing that happened.
+fn killed_after_a_group_snapshot() -> SimImage {
+    let sim = Sim::new(22);
+    let device: std::sync::Arc<dyn bough_blockstore::Device> = sim.create_device(BlockCount(4096));
+    sim.run(async {
+        Engine::format(device.clone(), sim.runtime()).await.unwrap();
+        let config = EngineConfig { checkpoint_every: NEVER, ..EngineConfig::default() };
+        let engine = Engine::open(device, sim.runtime(), config).await.unwrap();
+        fill(&engine).await.unwrap();
+        engine.snapshot(&["db@both", "copy@both"].map(snapshot_name)).await.unwrap();
+    });
+    sim.crash(CrashKind::Kill)
+}
+
+#[test]
+fn damage_in_a_log_takes_no_snapshot_away_that_was_answered() {
+    let whole = killed_after_a_group_snapshot();
+    let mut stopped = std::collections::BTreeSet::new();
+    for (_, _, at) in synced_headers(&whole) {
+        let mut image = whole.clone();
+        rot(&mut image, at);
+        let sim = Sim::new(23);
+        let device = sim.open_device(image);
+        let faults = sim.run(async {
+            let engine = open(&sim, device).await.unwrap();
+            let mut faults = Vec::new();
+            for disk in ["db", "copy"] {
+                let detail = engine.show(&disk.parse().unwrap()).await.unwrap();
+                let found = detail.snapshots.iter().any(|s| s.name == format!("{disk}@both"));
+                assert!(found, "{disk}@both is gone with block {at}");
+                faults.extend(detail.disk.fault.map(|_| disk));
+            }
+            for disk in ["db", "copy"].into_iter().filter(|disk| !faults.contains(disk)) {
+                let snapshot = format!("{disk}@both").parse().unwrap();
+                let reader = engine.reader(&snapshot).await.unwrap();
+                for block in [3, 101] {
+                    let mut bytes = vec![0; 4096];
+                    reader.read(block * 4096, &mut bytes).await.unwrap();
+                    assert_eq!(bytes, [expected(disk, block); 4096]);
+                }
+            }
+            faults
+        });
+        assert!(faults.len() <= 1, "{faults:?} for one block");
+        stopped.extend(faults);
+    }
+    assert_eq!(stopped.into_iter().collect::<Vec<_>>(), ["copy", "db"]);
 }
 
 /// The first data block that a record header names: place on the disk, block of the store.

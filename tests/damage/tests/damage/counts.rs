@@ -4,13 +4,17 @@
 
 use bough_blockstore::sim::{Sim, SimImage};
 use bough_damage::{Layout, rewrite_catalogue_page, rewrite_row};
-use bough_radix::{Finding, Severity};
+use bough_radix::{DeleteOptions, ErrorKind, Finding, ScrubOptions, Severity};
 
 use crate::kit::{open, store};
 
 /// Where page 0 has its fields, and how large each is.
 const META_AT: usize = 16;
 const FIELD_BYTES: usize = 8;
+/// Where a head's row, with its key, has its epoch: after the key, version, number, disk, and the
+/// flags of a snapshot and of a label.
+const HEAD_EPOCH_AT: usize = 9 + 1 + 8 + 4 + 1 + 1;
+const RECURSIVE: DeleteOptions = DeleteOptions { recursive: true, dry_run: false };
 
 fn check(image: SimImage) -> Vec<Finding> {
     let sim = Sim::new(3);
@@ -131,23 +135,89 @@ fn numbers_that_would_be_given_out_twice_are_corruption() {
     assert_given_twice(&check(forge_store(10, 300 - virgin)), "blocks never granted: 300 is");
 }
 
-#[test]
-fn an_epoch_beyond_those_leased_is_corruption() {
+/// The head of `db` moved to another epoch, in its disk's list and in its row.
+fn forge_epoch(epoch: u64) -> SimImage {
     let mut image = store();
-    let late = 1_u64 << 40;
     let layout = Layout::read(&image);
     let version = layout.rows.version("db");
     rewrite_row(&mut image, &layout, &version.timeline_key(), |row| {
-        row[5..13].copy_from_slice(&late.to_be_bytes());
+        row[5..13].copy_from_slice(&epoch.to_be_bytes());
     });
     let layout = Layout::read(&image);
-    let key = version.key();
-    // A head's: after version, number, disk, and the flags of a snapshot and of a label.
-    let at = key.len() + 1 + 8 + 4 + 1 + 1;
-    rewrite_row(&mut image, &layout, &key, |row| {
-        row[at..at + 8].copy_from_slice(&late.to_le_bytes());
+    rewrite_row(&mut image, &layout, &version.key(), |row| {
+        row[HEAD_EPOCH_AT..][..8].copy_from_slice(&epoch.to_le_bytes());
     });
-    assert_given_twice(&check(image), "epochs: ");
+    image
+}
+
+#[test]
+fn an_epoch_beyond_those_leased_is_corruption() {
+    assert_given_twice(&check(forge_epoch(1 << 40)), "epochs: ");
+}
+
+#[test]
+fn the_highest_epoch_of_all_is_refused_after_which_none_could_come() {
+    let sim = Sim::new(3);
+    let device = sim.open_device(forge_epoch(bough_blockstore::MAX_44));
+    sim.run(async {
+        let engine = open(&sim, device).await.unwrap();
+        let db = "db".parse().unwrap();
+        assert_eq!(engine.show(&db).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(engine.delete(&[db], RECURSIVE).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        assert!(engine.show(&"web".parse().unwrap()).await.is_ok());
+    });
+}
+
+#[test]
+fn a_store_with_no_epochs_left_is_refused() {
+    let end = i64::try_from(Layout::read(&store()).rows.meta[8]).unwrap();
+    let most = i64::try_from(bough_blockstore::MAX_44).unwrap();
+    let sim = Sim::new(3);
+    let device = sim.open_device(forge_store(8, most - end));
+    let refused = sim.run(open(&sim, device)).err().expect("none can be leased");
+    assert!(refused.to_string().contains("no more numbers"), "{refused}");
+}
+
+#[test]
+fn versions_that_began_from_each_other_are_told_of_and_nothing_goes_round_for_ever() {
+    let whole = store();
+    let layout = Layout::read(&whole);
+    let (head, snapshot) = (layout.rows.version("web"), layout.rows.version("web@one"));
+    assert_eq!(head.parent, Some(snapshot.id));
+    // The head itself; and a version cloned from what began from it.
+    for parent in [head.id, layout.rows.version("copy").id] {
+        let mut image = whole.clone();
+        rewrite_row(&mut image, &layout, &head.key(), |row| {
+            let at = HEAD_EPOCH_AT + 8 + 1;
+            row[at..at + 8].copy_from_slice(&parent.to_le_bytes());
+        });
+        let found = check(image.clone());
+        let is_told = |finding: &Finding| finding.severity == Severity::Corruption;
+        assert!(found.iter().any(is_told), "{found:?}");
+        let sim = Sim::new(3);
+        let device = sim.open_device(image);
+        sim.run(async {
+            let engine = open(&sim, device).await.unwrap();
+            engine.tree().await.unwrap();
+            drop(engine.scrub(ScrubOptions::default(), &mut |_| {}).await);
+            drop(engine.delete(&["web".parse().unwrap()], RECURSIVE).await);
+            drop(engine.drain_reclaim().await);
+        });
+    }
+}
+
+#[test]
+fn a_count_of_more_blocks_than_there_can_be_is_refused() {
+    for field in [2, 3] {
+        let sim = Sim::new(3);
+        let device = sim.open_device(forge_version("db", field, 1 << 50));
+        sim.run(async {
+            let engine = open(&sim, device).await.unwrap();
+            let refused = engine.show(&"db".parse().unwrap()).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
+            assert!(engine.show(&"web".parse().unwrap()).await.is_ok());
+        });
+    }
 }
 
 #[test]
