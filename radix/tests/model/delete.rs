@@ -139,6 +139,7 @@ impl Life {
         self.count(deletion.what());
         let names = deletion.names(&mut self.world.borrow_mut());
         let held = deletion.is_held(&self.world.borrow());
+        let read = disks.iter().any(|disk| self.world.borrow_mut().disk(*disk).readers > 0);
         let options = DeleteOptions { recursive: deletion.recursive, dry_run: false };
         let asked = self.ask(Verb::Delete(deletion.clone()));
         match self.engine.delete(&names, options).await {
@@ -148,6 +149,10 @@ impl Life {
             }
             Err(error) if error.kind() == ErrorKind::Refused => {
                 assert!(held, "refused without reason: {error}");
+                self.forget(asked);
+            }
+            Err(error) if error.kind() == ErrorKind::InUse => {
+                assert!(read, "refused, and nobody reads: {error}");
                 self.forget(asked);
             }
             Err(error) => self.delete_refused(asked, &error).await,

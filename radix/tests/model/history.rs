@@ -1,5 +1,6 @@
 //! One history: several lives of one store, each ended by a crash or by closing it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -129,7 +130,8 @@ impl History {
                     self.world.borrow_mut().reset();
                     let world = Rc::clone(&self.world);
                     let shape = self.shape.clone();
-                    let life = Rc::new(Life { engine, world, runtime, shape });
+                    let held = RefCell::default();
+                    let life = Rc::new(Life { engine, world, runtime, shape, held });
                     self.sim.run(life.reconcile(self.promise));
                     self.promise = Promise::Answered;
                     return (life, device);
@@ -187,6 +189,7 @@ impl History {
 
     fn close(&mut self, life: &Rc<Life>) -> SimImage {
         self.world.borrow_mut().count("close");
+        life.held.borrow_mut().clear();
         if let Err(error) = self.sim.run(life.engine.close()) {
             // The failure that was to come in this life comes now.
             assert_eq!(self.shape.trouble, Trouble::Failures, "closing: {error}");
@@ -294,6 +297,7 @@ impl Life {
     async fn relieve(&self) {
         let Some(name) = self.world.borrow_mut().ballast.take() else { return };
         self.world.borrow_mut().count("relief of a full store");
+        self.held.borrow_mut().clear();
         self.delete(&name).await;
         self.engine.drain_reclaim().await.unwrap();
         let name = self.world.borrow_mut().name("relief");

@@ -1,5 +1,6 @@
 //! Guests: each writes, reads, discards and flushes any disk, at sector grain, at any time.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use bough_blockstore::sim::SimRng;
 use bough_radix::{Disk, DiskError, Engine, ErrorKind, Piece};
 
 use crate::content::{self, ALIEN, Stamp};
+use crate::held::Held;
 use crate::layout::{BLOCK_SECTORS, SECTOR_BYTES, dense_ranges, windows};
 use crate::oracle::Op;
 use crate::shape::{Shape, Trouble, pick};
@@ -23,6 +25,8 @@ pub struct Life {
     pub world: Shared,
     pub runtime: Arc<dyn Runtime>,
     pub shape: Shape,
+    /// Readers that stay open; they go with this life.
+    pub held: RefCell<Vec<Rc<Held>>>,
 }
 
 /// One guest's operation on one disk.

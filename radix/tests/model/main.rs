@@ -9,6 +9,7 @@
 mod content;
 mod counters;
 mod delete;
+mod held;
 mod history;
 mod io;
 mod layout;
@@ -91,9 +92,33 @@ fn assert_none_failed(failed: &[u64]) {
     }
 }
 
-/// A model that finds nothing proves nothing: engines whose chains break a rule are found out. Early
-/// reuse is left to the chain's own histories, on a store of few blocks: here the allocator goes on
-/// to other blocks for so long that no crash falls in between.
+/// What the model says of contents that are not what they should be: a write lost, torn or out of
+/// order, bytes of somebody else.
+const WRONG_CONTENTS: &[&str] = &[
+    "lost by ",
+    "torn: ",
+    "not a prefix",
+    " holds garbage",
+    " holds stamp ",
+    " is in it",
+    "it holds what came after",
+    " changed from ",
+    "it is not the same",
+    "reads something else",
+];
+/// What it says of verbs that were answered and did not happen, or happened by halves.
+const WRONG_VERBS: &[&str] =
+    &["is gone", "are gone", "is undone", "half of", "the disks there are", "snapshots of "];
+/// What `check`, and the sum of all blocks at the end of a history, say of space.
+const WRONG_SPACE: &[&str] = &["check: ", "check after opening", "leaked: ", "what versions own"];
+
+/// A model that finds nothing proves nothing: engines whose chains break a rule are found out, by
+/// what they answer. Early reuse is left to the chain's own histories, on a store of few blocks:
+/// there it takes a record that reuses a block right after the sync of its replacement, and a
+/// power cut that finds its data on the medium and its header not. Here a log goes forward through
+/// its extent and comes back to a freed block only when the store is as good as full, and then
+/// nearly always with a header between that was synced, after which the rule is kept by chance
+/// (none of 150 histories, all on full stores, were caught).
 #[test]
 fn engines_whose_chains_break_a_rule_are_caught() {
     let rules = [
@@ -101,27 +126,41 @@ fn engines_whose_chains_break_a_rule_are_caught() {
         ("answers out of order", Sabotage::AnswerOutOfOrder),
     ];
     for (what, sabotage) in rules {
-        assert_caught(what, |shape| shape.config.chain.sabotage = sabotage);
+        let signs = [WRONG_CONTENTS, WRONG_VERBS].concat();
+        assert_caught(what, &signs, |shape| shape.config.chain.sabotage = sabotage);
     }
 }
 
 #[test]
 fn engines_that_break_a_rule_are_caught() {
     let rules = [
-        ("a nonce used twice", BrokenRule::OneNonce),
-        ("ownership by the current epoch", BrokenRule::OwnershipByOwnEpoch),
-        ("freeing before the cursor", BrokenRule::FreeBeforeCursor),
+        ("a nonce used twice", BrokenRule::OneNonce, WRONG_CONTENTS),
+        ("ownership by the current epoch", BrokenRule::OwnershipByOwnEpoch, WRONG_SPACE),
+        ("freeing before the cursor", BrokenRule::FreeBeforeCursor, WRONG_SPACE),
     ];
-    for (what, rule) in rules {
-        assert_caught(what, |shape| shape.config.broken_rule = rule);
+    for (what, rule, signs) in rules {
+        assert_caught(what, signs, |shape| shape.config.broken_rule = rule);
     }
 }
 
-fn assert_caught(what: &str, meddle: impl Fn(&mut Shape)) {
-    let caught = |seed: &u64| catch_unwind(AssertUnwindSafe(|| history::run_with(*seed, &meddle)));
-    let seed = (0..CAUGHT_WITHIN).find(|seed| caught(seed).is_err());
-    let seed = seed.unwrap_or_else(|| panic!("{what}: never caught"));
-    say(format_args!("{what}: caught after {} histories", seed + 1));
+/// An engine that merely falls over proves nothing either: the model has to say what is wrong.
+fn assert_caught(what: &str, signs: &[&str], meddle: impl Fn(&mut Shape)) {
+    let mut others = 0;
+    for seed in 0..CAUGHT_WITHIN {
+        let outcome = catch_unwind(AssertUnwindSafe(|| history::run_with(seed, &meddle)));
+        let Err(panic) = outcome else { continue };
+        let said = panic.downcast_ref::<String>().map_or("", String::as_str);
+        if signs.iter().any(|sign| said.contains(sign)) {
+            let first = said.lines().next().unwrap_or_default();
+            say(format_args!(
+                "{what}: caught after {} histories, of which {others} ended otherwise: {first}",
+                seed + 1
+            ));
+            return;
+        }
+        others += 1;
+    }
+    panic!("{what}: never caught, though {others} histories ended otherwise");
 }
 
 /// The seeds that failed, ascending.

@@ -48,7 +48,7 @@ impl Life {
         if disks == 0 {
             return self.create(rng).await;
         }
-        match rng.below(34) {
+        match rng.below(37) {
             0..2 if disks < DISKS_MAX => self.create(rng).await,
             2..9 if snaps < SNAPS_MAX => self.snapshot(rng).await,
             9..12 if disks < DISKS_MAX => self.clone_snap(rng).await,
@@ -61,6 +61,7 @@ impl Life {
             28..30 => self.compare(rng).await,
             30 => self.read_head(rng).await,
             31 => self.check().await,
+            32..35 => self.hold(rng).await,
             _ => self.look().await,
         }
     }

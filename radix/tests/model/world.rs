@@ -37,6 +37,8 @@ pub struct ModelDisk {
     /// Whether a verb keeps I/O away.
     pub exclusive: bool,
     pub io_under_way: u64,
+    /// Readers held open of it, or of a snapshot of it.
+    pub readers: u64,
     /// The engine's disk, in this life.
     pub handle: Option<Arc<Disk>>,
 }
@@ -222,6 +224,7 @@ impl World {
             verb: false,
             exclusive: false,
             io_under_way: 0,
+            readers: 0,
             handle: None,
         };
         self.disks.insert(key, disk);
@@ -242,6 +245,7 @@ impl World {
             disk.verb = false;
             disk.exclusive = false;
             disk.io_under_way = 0;
+            disk.readers = 0;
             disk.handle = None;
         }
     }
