@@ -12,6 +12,7 @@ mod health;
 mod keep;
 mod reactor;
 mod request;
+mod sandbox;
 mod serve;
 mod sockets;
 mod store;
@@ -30,6 +31,7 @@ pub use execute::SERIAL_BYTES;
 pub use folder::{FolderError, StoreFolder};
 pub use keep::Vault;
 pub use request::RequestError;
+pub use sandbox::{Sandbox, SandboxLevel};
 pub use serve::{ServeError, ServeOptions, serve};
 pub use sockets::{
     SocketError, SocketRights, control_socket, default_socket_dir, disk_socket, group_number,

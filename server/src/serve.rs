@@ -20,6 +20,7 @@ use crate::folder::{FolderError, StoreFolder};
 use crate::health::give_signs_of_life;
 use crate::keep::service_manager::{self, DescriptorStore, News};
 use crate::keep::{Inheritance, Kept, Role, SpareDoor, StandBy, Vault};
+use crate::sandbox::Sandbox;
 use crate::sockets::{SocketDir, SocketError, SocketRights, control_socket};
 use crate::store::{OpenOptions, OpenStore, StoreError, Warm, lock_when_free};
 use crate::watch::watch;
@@ -65,6 +66,8 @@ pub struct ServeOptions {
     pub control_rights: SocketRights,
     /// Whether to wait for the server there is, and to take over when it dies.
     pub spare: bool,
+    /// What has been given up, and whether more is to be.
+    pub sandbox: Sandbox,
 }
 
 /// Serves the store in `folder` until SIGTERM or SIGINT.
@@ -242,6 +245,8 @@ fn controlled(
         socket_dir: sockets.path().to_owned(),
         control_socket,
         started_unix: started.as_secs(),
+        // The last thing before anybody can connect: what guests hand over comes later.
+        sandbox: options.sandbox.finish(store.reactors()),
     };
     let buffers = Arc::new(Buffers::new(options.open.memory_bytes / BUFFERS_SHARE));
     let reactors = store.reactors().to_vec();

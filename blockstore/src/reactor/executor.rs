@@ -76,16 +76,18 @@ struct Slot {
     waker: Arc<TaskWaker>,
 }
 
-/// Makes this thread a reactor, tells `started` how that went, and runs until stopped.
+/// Makes this thread a reactor, tells `started` how that went (whether its ring is restricted),
+/// and runs until stopped.
 pub(super) fn run(
     shared: &Arc<Shared>,
     config: ReactorConfig,
-    started: impl FnOnce(io::Result<()>),
+    started: impl FnOnce(io::Result<bool>),
 ) {
     let ring = match Ring::new(config.ring_entries, Arc::clone(&shared.wake)) {
         Ok(ring) => ring,
         Err(error) => return started(Err(error)),
     };
+    let is_restricted = ring.is_restricted();
     let local = Rc::new(Local {
         ring: RefCell::new(ring),
         timers: RefCell::default(),
@@ -97,7 +99,7 @@ pub(super) fn run(
         panic: Cell::new(None),
     });
     CURRENT.set(Some(Rc::clone(&local)));
-    started(Ok(()));
+    started(Ok(is_restricted));
     let outcome = local.turn_until_stopped();
     local.end();
     CURRENT.set(None);

@@ -83,12 +83,13 @@ impl Reactor {
             });
         })?;
         let thread = Mutex::new(Some(thread));
-        let handle = ReactorHandle(Arc::new(Owner { shared, thread }));
+        // Before anything that may fail: it stops the thread when it is dropped.
+        let mut owner = Owner { shared, thread, is_restricted: false };
         match started.recv() {
-            Ok(Ok(())) => Ok(handle),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(io::Error::other("the reactor's thread died at birth")),
+            Ok(outcome) => owner.is_restricted = outcome?,
+            Err(_) => return Err(io::Error::other("the reactor's thread died at birth")),
         }
+        Ok(ReactorHandle(Arc::new(owner)))
     }
 }
 
@@ -109,9 +110,16 @@ pub struct ReactorHandle(Arc<Owner>);
 struct Owner {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    is_restricted: bool,
 }
 
 impl ReactorHandle {
+    /// Whether its ring refuses what a reactor never asks for: opening, connecting, reading from
+    /// sockets, and registering anything.
+    pub fn is_restricted(&self) -> bool {
+        self.0.is_restricted
+    }
+
     /// Has the reactor make a task and run it. Where it has ended, nothing happens.
     pub fn spawn(&self, make: impl FnOnce() -> Task + Send + 'static) {
         drop(self.0.shared.send(Remote::Spawn(Box::new(make))));

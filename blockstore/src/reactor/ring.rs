@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::register::Restriction;
+use io_uring::{Builder, IoUring, opcode, squeue, types};
 
 use super::request::{Next, Progress, Request};
 use crate::addr::{to_u64, to_usize};
@@ -22,6 +23,15 @@ use crate::addr::{to_u64, to_usize};
 const BATCH: usize = 2;
 /// One transfer of so many bytes is worth it, too.
 const BATCH_BYTES: usize = 128 << 10;
+/// All that is ever asked of a ring.
+const OPERATIONS: [u8; 6] = [
+    opcode::Read::CODE,
+    opcode::Write::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+    opcode::PollAdd::CODE,
+    opcode::AsyncCancel::CODE,
+];
 /// User data of a completion that nobody waits for.
 const IGNORED: u64 = u64::MAX;
 /// User data of the poll that wakes a sleeping reactor.
@@ -29,6 +39,7 @@ const WAKE: u64 = u64::MAX - 1;
 
 /// See the module's documentation.
 pub(super) struct Ring {
+    is_restricted: bool,
     /// Before the slots, for order's sake: by the time either goes, nothing is under way.
     io: IoUring,
     slots: Vec<Option<Slot>>,
@@ -61,8 +72,10 @@ enum State {
 impl Ring {
     /// Must run on the thread that will use the ring.
     pub(super) fn new(entries: u32, wake: Arc<OwnedFd>) -> io::Result<Self> {
+        let (io, is_restricted) = build(entries)?;
         Ok(Self {
-            io: build(entries)?,
+            is_restricted,
+            io,
             slots: Vec::new(),
             vacant: Vec::new(),
             backlog: VecDeque::new(),
@@ -72,6 +85,11 @@ impl Ring {
             wake,
             wake_armed: false,
         })
+    }
+
+    /// Whether the kernel refuses every operation that no [`Request`] makes.
+    pub(super) fn is_restricted(&self) -> bool {
+        self.is_restricted
     }
 
     /// Takes a request in; it is submitted at the end of the turn. Returns its slot.
@@ -307,20 +325,25 @@ impl Drop for Ring {
 
 /// Deferring completions to the thread's own system calls saves interrupts (Linux 6.1); older
 /// kernels do without.
-fn build(entries: u32) -> io::Result<IoUring> {
-    let modern = IoUring::builder()
-        .setup_clamp()
-        .setup_submit_all()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .build(entries);
-    match modern {
+fn build(entries: u32) -> io::Result<(IoUring, bool)> {
+    let mut modern = IoUring::builder();
+    modern.setup_clamp().setup_submit_all().setup_single_issuer();
+    modern.setup_defer_taskrun().setup_taskrun_flag();
+    match build_restricted(&mut modern, entries) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            IoUring::builder().setup_clamp().build(entries)
+            Ok((IoUring::builder().setup_clamp().build(entries)?, false))
         }
-        built => built,
+        built => built.map(|ring| (ring, true)),
     }
+}
+
+/// A seccomp filter does not see what a ring is asked to do: the ring itself refuses everything
+/// else, and whatever is to be registered with it, for good.
+fn build_restricted(builder: &mut Builder, entries: u32) -> io::Result<IoUring> {
+    let ring: IoUring = builder.setup_r_disabled().build(entries)?;
+    ring.submitter().register_restrictions(&mut OPERATIONS.map(Restriction::sqe_op))?;
+    ring.submitter().register_enable_rings()?;
+    Ok(ring)
 }
 
 /// Errors of a submission that the next turn cures.
@@ -330,4 +353,26 @@ fn is_passing(error: &io::Error) -> bool {
 
 fn ignore_passing(error: io::Error) -> io::Result<()> {
     if is_passing(&error) { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_refuses_what_no_request_asks_for() {
+        let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let mut ring = Ring::new(8, Arc::new(wake)).unwrap();
+        if !ring.is_restricted() {
+            eprintln!("not tried: the kernel restricts no ring of this kind (6.1 does)");
+            return;
+        }
+        let path = c"/etc/passwd";
+        let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build();
+        // SAFETY: the path is static.
+        unsafe { ring.io.submission().push(&open.user_data(7)) }.unwrap();
+        ring.io.submit_and_wait(1).unwrap();
+        let answers: Vec<i32> = ring.io.completion().map(|entry| entry.result()).collect();
+        assert_eq!(answers, [-libc::EACCES]);
+    }
 }

@@ -82,6 +82,19 @@ fn fields_are_those_of_the_document() {
         disks: vec![state],
     };
     assert_described("StatusReport", &report);
+    let (no_new_privileges, seccomp, landlock_abi, io_uring) = (true, true, 7, true);
+    let sandbox = crate::SandboxLevel { no_new_privileges, seccomp, landlock_abi, io_uring };
+    assert_described("SandboxLevel", &sandbox);
+    let server = wire::ServerInfo {
+        pid: 1,
+        version: "1".into(),
+        store: "/s".into(),
+        socket_dir: "/r".into(),
+        control_socket: "/r/control".into(),
+        started_unix: 0,
+        sandbox: Some(sandbox),
+    };
+    assert_described("ServerInfo", &server);
     let detail = wire::ErrorDetail { kind: "io".into(), message: "x".into() };
     assert_described("ErrorDetail", &detail);
     assert_described("ErrorBody", &wire::ErrorBody { error: detail });

@@ -11,6 +11,8 @@ use bough_radix::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::SandboxLevel;
+
 /// `POST /v1/disks`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -202,6 +204,9 @@ pub struct ServerInfo {
     pub control_socket: PathBuf,
     /// Since when.
     pub started_unix: u64,
+    /// What it has given up; none where it was told to keep everything.
+    #[serde(default)]
+    pub sandbox: Option<SandboxLevel>,
 }
 
 /// Answer to `GET /v1/status`.

@@ -166,9 +166,21 @@ pub struct Serve {
     /// Wait for the server there is, holding its connections, and take over when it dies
     #[arg(long)]
     pub spare: bool,
+    /// Whether to give up, while serving, all rights that serving does not need
+    #[arg(long, value_enum, default_value_t = SandboxMode::Auto, value_name = "MODE")]
+    pub sandbox: SandboxMode,
     /// Log JSON
     #[arg(long)]
     pub log_json: bool,
+}
+
+/// What a server gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SandboxMode {
+    /// As much as the kernel can take: `bough status` tells
+    Auto,
+    /// Nothing
+    Off,
 }
 
 /// `bough create`

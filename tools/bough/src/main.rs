@@ -15,6 +15,7 @@ mod verbs;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::runtime::Builder;
 
 use crate::cli::{Cli, Verb};
 use crate::output::Output;
@@ -34,12 +35,16 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, output: Output) -> Result<ExitCode, failure::Failure> {
-    let mut runtime = match &cli.verb {
-        Verb::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
-        _ => tokio::runtime::Builder::new_current_thread(),
-    };
-    let runtime = runtime.enable_all().worker_threads(2).build()?;
-    let done = runtime.block_on(verbs::carry_out(cli, output));
+    let done;
+    let runtime;
+    if let Verb::Serve(args) = &cli.verb {
+        let options = verbs::serve::prepare(args, &cli.global)?;
+        runtime = Builder::new_multi_thread().enable_all().worker_threads(2).build()?;
+        done = runtime.block_on(verbs::serve::run(options, &cli.global));
+    } else {
+        runtime = Builder::new_current_thread().enable_all().build()?;
+        done = runtime.block_on(verbs::carry_out(cli, output));
+    }
     // A thread that still reads an image nobody wants is no reason to stay.
     runtime.shutdown_background();
     done

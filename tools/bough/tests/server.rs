@@ -31,6 +31,36 @@ fn status_tells_by_its_exit_status_whether_a_server_serves() {
     assert!(status["server"].is_null());
 }
 
+/// A number that the kernel tells of each of a process's threads.
+fn of_threads(pid: &serde_json::Value, field: &str) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let tell = |thread: std::io::Result<std::fs::DirEntry>| -> u32 {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim().parse().unwrap()
+    };
+    threads.map(tell).collect()
+}
+
+#[test]
+fn a_server_confines_all_its_threads_and_tells_how_far_unless_told_not_to() {
+    let mut rig = Rig::new();
+    rig.serve();
+    let status = rig.json(&["status"]);
+    let (pid, level) = (&status["server"]["pid"], &status["server"]["sandbox"]);
+    assert_eq!(level["no_new_privileges"], true);
+    assert_eq!(level["seccomp"], true);
+    assert!(of_threads(pid, "Seccomp:").iter().all(|mode| *mode == 2));
+    assert!(of_threads(pid, "NoNewPrivs:").iter().all(|flag| *flag == 1));
+    assert!(rig.ok(&["status"]).contains("sandbox    no new privileges, seccomp"));
+    rig.stop();
+    rig.serve_with(&["--sandbox", "off"]);
+    let status = rig.json(&["status"]);
+    assert!(status["server"]["sandbox"].is_null());
+    assert!(of_threads(&status["server"]["pid"], "Seccomp:").iter().all(|mode| *mode == 0));
+    assert!(rig.ok(&["status"]).contains("sandbox    off"));
+}
+
 #[test]
 fn attachments_are_remembered_with_a_server_without_and_across_kills() {
     let mut rig = Rig::new();

@@ -20,7 +20,7 @@ mod resize;
 mod rollback;
 mod scrub;
 mod seal;
-mod serve;
+pub mod serve;
 mod show;
 mod snapshot;
 mod status;
@@ -38,7 +38,6 @@ pub async fn carry_out(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
     let Cli { global, verb } = cli;
     match verb {
         Verb::Init(args) => return init::run(args, &global, output).await,
-        Verb::Serve(args) => return serve::run(args, &global).await,
         Verb::Completions(args) => return completions::run(&args),
         Verb::Man(args) => return man::run(&args),
         _ => {}

@@ -3,16 +3,27 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use bough_server::{OpenOptions, ServeOptions, SocketRights, default_socket_dir, group_number};
+use bough_server::{
+    OpenOptions, Sandbox, ServeOptions, SocketRights, default_socket_dir, group_number,
+};
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Global, Serve};
+use crate::cli::{Global, SandboxMode, Serve};
 use crate::failure::Failure;
 use crate::session;
 
-pub async fn run(args: Serve, global: &Global) -> Result<ExitCode, Failure> {
+/// What has to be done while the process has one thread: the log, and the sandbox around all
+/// threads to come. Gives the options.
+pub fn prepare(args: &Serve, global: &Global) -> Result<ServeOptions, Failure> {
     log_to_stderr(args.log_json);
-    let options = options(&args)?;
+    let mut options = options(args)?;
+    if args.sandbox == SandboxMode::Auto {
+        options.sandbox = Sandbox::begin(&session::folder(global), &options.socket_dir)?;
+    }
+    Ok(options)
+}
+
+pub async fn run(options: ServeOptions, global: &Global) -> Result<ExitCode, Failure> {
     bough_server::serve(session::folder(global), options).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -33,6 +44,7 @@ fn options(args: &Serve) -> Result<ServeOptions, Failure> {
         disk_rights: SocketRights { group, mode: args.socket_mode },
         control_rights,
         spare: args.spare,
+        sandbox: Sandbox::OFF,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bough_server::{DiskState, StatusReport};
+use bough_server::{DiskState, ServerInfo, StatusReport};
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -27,6 +27,9 @@ fn text(report: &StatusReport, output: Output) -> String {
             report.store.disk_count, report.store.snapshot_count
         ),
     ];
+    if let Some(server) = &report.server {
+        lines.insert(3, format!("sandbox    {}", sandbox(server)));
+    }
     if report.store.reclaiming > 0 {
         lines.push(format!("reclaiming {} deleted versions", report.store.reclaiming));
     }
@@ -50,6 +53,19 @@ fn server(report: &StatusReport) -> String {
             server.socket_dir.display()
         ),
     }
+}
+
+fn sandbox(server: &ServerInfo) -> String {
+    let Some(level) = server.sandbox else { return "off".to_owned() };
+    let landlock = format!("Landlock {}", level.landlock_abi);
+    let parts = [
+        (level.no_new_privileges, "no new privileges"),
+        (level.seccomp, "seccomp"),
+        (level.landlock_abi > 0, landlock.as_str()),
+        (level.io_uring, "io_uring restricted"),
+    ];
+    let reached = parts.iter().filter(|(is_reached, _)| *is_reached).map(|(_, name)| *name);
+    reached.collect::<Vec<_>>().join(", ")
 }
 
 fn space(report: &StatusReport, output: Output) -> String {
