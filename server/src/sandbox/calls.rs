@@ -31,6 +31,7 @@ const KEPT: &[i64] = &[
     // Data and waiting.
     libc::SYS_io_uring_enter, libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev,
     libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_preadv, libc::SYS_pwritev,
+    libc::SYS_preadv2, libc::SYS_pwritev2,
     libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_ppoll,
     libc::SYS_eventfd2, libc::SYS_pipe2, libc::SYS_futex, libc::SYS_nanosleep,
     libc::SYS_clock_nanosleep, libc::SYS_clock_gettime, libc::SYS_gettimeofday,
@@ -116,8 +117,10 @@ fn kept() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let data = || argument(2, SeccompCmpOp::MaskedEq(program_text), 0);
     rules.insert(libc::SYS_mmap, vec![data()?]);
     rules.insert(libc::SYS_mprotect, vec![data()?]);
-    // Threads get names; a process that gives up signals itself.
-    rules.insert(libc::SYS_prctl, vec![argument(0, SeccompCmpOp::Eq, bits(libc::PR_SET_NAME))?]);
+    let asked: Result<Vec<_>, _> =
+        PRCTLS.iter().map(|option| argument(0, SeccompCmpOp::Eq, bits(*option))).collect();
+    rules.insert(libc::SYS_prctl, asked?);
+    // A process that gives up signals itself.
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![argument(0, SeccompCmpOp::Eq, own)?]);
     let asked: Result<Vec<_>, _> =
@@ -126,6 +129,9 @@ fn kept() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     Ok(rules)
 }
 
+/// Threads get names; what processor this is; whether rights are given up.
+const PRCTLS: &[i32] = &[libc::PR_SET_NAME, PR_GET_AUXV, libc::PR_GET_NO_NEW_PRIVS];
+const PR_GET_AUXV: i32 = 0x4155_5856;
 /// Sockets that do not block; a device's blocks given back; whether a log is read at a terminal.
 const IOCTLS: &[u64] = &[libc::FIONBIO, BLKDISCARD, libc::TCGETS];
 const BLKDISCARD: u64 = 0x1277;
