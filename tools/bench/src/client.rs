@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use memmap2::MmapMut;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use virtio_driver::{
     VhostUser, VirtioBlkFeatureFlags, VirtioBlkQueue, VirtioBlkTransport, VirtioFeatureFlags,
 };
@@ -25,6 +25,9 @@ const QUEUE_SIZE: u16 = 256;
 const BUFFER_BYTES: usize = 32 << 20;
 /// Answers to flushes carry this besides their slot.
 const FLUSH: usize = 1 << 32;
+
+/// Longer than any pause that is measured.
+const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// What is asked of a disk.
 #[derive(Clone, Copy, Debug)]
@@ -209,10 +212,14 @@ impl Client {
         Ok(())
     }
 
-    /// The same two calls whoever serves: some servers make the eventfd a non-blocking one.
+    /// The same two calls whoever serves: some servers make the eventfd a non-blocking one. A
+    /// server that is gone, or has shut its connection, never answers.
     fn sleep(&self) -> Result<()> {
         let answered = self.transport.get_completion_fd(0);
-        rustix::event::poll(&mut [PollFd::new(&answered, PollFlags::IN)], None)?;
+        if rustix::event::poll(&mut [PollFd::new(&answered, PollFlags::IN)], Some(&PATIENCE))? == 0
+        {
+            bail!("no answer within {} s: does the server still serve us?", PATIENCE.tv_sec);
+        }
         answered.read()?;
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! Each runs as a process of its own, on a file in the same folder, and ends when dropped.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -73,12 +74,13 @@ impl Peer {
              addr.type=unix,addr.path={},iothread=io",
             socket.display()
         );
-        let mut command = Command::new("qemu-storage-daemon");
+        let mut command = until_we_end("qemu-storage-daemon");
         command
             .args(["--object", "iothread,id=io", "--blockdev", &file])
             .args(["--blockdev", "driver=qcow2,node-name=disk,file=file,cache.direct=on"])
             .args(["--export", &export]);
-        let command_line = format!("{command:?}").replace('"', "");
+        let arguments: Vec<_> = command.get_args().skip(3).map(OsStr::to_string_lossy).collect();
+        let command_line = arguments.join(" ");
         // A predecessor that was killed has left its socket behind.
         let _ = std::fs::remove_file(&socket);
         let server = command.stdout(Stdio::null()).spawn();
@@ -143,7 +145,7 @@ impl Store {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = until_we_end(&self.binary);
         command.arg("--store").arg(self.folder.join("store")).args(arguments);
         command
     }
@@ -166,4 +168,11 @@ fn await_socket(path: &Path) -> Result<()> {
         sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// A command that ends with us, however we end.
+fn until_we_end(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
 }
