@@ -94,14 +94,15 @@ struct Subject {
 }
 
 async fn grow(bed: &Bed, limit: u64, shape: Shape) -> Result<Vec<Row>> {
-    let mut few = Subject::create(bed.within("few")?).await?;
-    few.grow(shape, FEW).await?;
+    let few = Subject::create(bed.within("few")?).await?;
+    let (few, _) = few.grow(shape, FEW).await?;
     let few_disk = few.disk(shape).await?;
     let mut many = Subject::create(bed.within("many")?).await?;
     let (mut rows, mut target) = (Vec::new(), 10);
     while target < limit {
         target *= 10;
-        let open_us = many.grow(shape, target).await?;
+        let open_us;
+        (many, open_us) = many.grow(shape, target).await?;
         let many_disk = many.disk(shape).await?;
         let (mut turns_of_few, mut turns_of_many) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
@@ -137,17 +138,18 @@ impl Subject {
         Ok(Self { bed, engine, made: 0 })
     }
 
-    /// Makes it hold so many, and opens it anew; returns how long that took, in microseconds.
-    async fn grow(&mut self, shape: Shape, target: u64) -> Result<f64> {
+    /// Makes it hold so many, and opens it anew; says how long that took, in microseconds.
+    async fn grow(mut self, shape: Shape, target: u64) -> Result<(Self, f64)> {
         let begun = Instant::now();
         while self.made < target {
             self.made += add(&self.engine, shape, self.made, target).await?;
         }
         eprintln!("{shape:?}: {target} after {:.1} s more", begun.elapsed().as_secs_f64());
-        self.engine.close().await?;
-        let (engine, took) = self.bed.reopen().await?;
-        self.engine = engine;
-        Ok(micros(took))
+        let Self { bed, engine, made } = self;
+        engine.close().await?;
+        drop(engine);
+        let (engine, took) = bed.reopen().await?;
+        Ok((Self { bed, engine, made }, micros(took)))
     }
 
     /// The disk that is worked on, the one with all the history behind it, once it has loaded
