@@ -1,8 +1,18 @@
 //! Waiting for two things at once, without an executor of our own.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
+
+/// Waits for whichever comes first; the other is dropped. `first` is asked first.
+pub async fn either<T>(first: impl Future<Output = T>, second: impl Future<Output = T>) -> T {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    poll_fn(|context| match first.as_mut().poll(context) {
+        Poll::Pending => second.as_mut().poll(context),
+        ready => ready,
+    })
+    .await
+}
 
 /// Runs both to their ends.
 pub(crate) async fn join<A, B>(

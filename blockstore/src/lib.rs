@@ -28,6 +28,9 @@ pub use device::{
     Device, DeviceError, DeviceFault, IoFuture, OpenError, OpenMode, OpenStep, Operation, Runtime,
     Task, UringDevice,
 };
+#[cfg(feature = "faults")]
+pub use device::{FaultRules, FaultyDevice, NoRule};
+pub use join::either;
 pub use lock::Holder;
 pub use mirror::Mirrored;
 pub use one_sync::OneSync;

@@ -87,6 +87,11 @@ impl Backlog {
         self.lock().steps
     }
 
+    /// Waits until something is done about it.
+    pub async fn progressed(&self) {
+        self.progress.notified().await;
+    }
+
     /// Waits for a step after the first `seen`; `false` where none will come.
     pub async fn step_after(&self, seen: u64) -> bool {
         loop {

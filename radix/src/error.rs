@@ -66,6 +66,15 @@ pub enum DiskError {
         /// The disk.
         disk: String,
     },
+    /// The store may be larger than what the host has room for.
+    #[error(
+        "the file system that the store is on is full: a write to disk '{disk}' was refused; free \
+         space there, or delete disks or snapshots"
+    )]
+    HostFull {
+        /// The disk.
+        disk: String,
+    },
     /// A block is not what was written.
     #[error(
         "disk '{disk}': block {virtual_block} (block {addr} of the store) is damaged and was not \
@@ -118,7 +127,7 @@ impl DiskError {
             Self::OutOfRange { .. } => ErrorKind::Invalid,
             Self::ReadOnly { .. } => ErrorKind::Refused,
             Self::InUse { .. } => ErrorKind::InUse,
-            Self::NoSpace { .. } => ErrorKind::Full,
+            Self::NoSpace { .. } | Self::HostFull { .. } => ErrorKind::Full,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Halted { .. } => ErrorKind::Faulted,
             Self::Gone { .. } => ErrorKind::NotFound,

@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use bough_radix::{Access, Connection, Disk, DiskError, Piece};
+use bough_radix::{Access, Connection, Disk, DiskError, ErrorKind, Piece};
 use tokio::sync::watch;
 
 /// A disk as guests are served from it. Offsets and lengths are bytes, multiples of 512, and
@@ -63,6 +63,12 @@ pub trait BlockDisk: Send + Sync + 'static {
         length: u64,
     ) -> impl Future<Output = Result<(), Self::Error>>;
 
+    /// Whether a failure says that the store is full: room may come.
+    fn is_full(error: &Self::Error) -> bool;
+
+    /// Returns when room may have come to a full store.
+    fn room(self: &Arc<Self>) -> impl Future<Output = ()>;
+
     /// Makes everything answered before survive a power cut.
     fn flush(self: &Arc<Self>) -> impl Future<Output = Result<(), Self::Error>>;
 }
@@ -107,6 +113,14 @@ impl BlockDisk for Disk {
 
     async fn discard(self: &Arc<Self>, offset: u64, length: u64) -> Result<(), DiskError> {
         Self::discard(self, offset, length).await
+    }
+
+    fn is_full(error: &DiskError) -> bool {
+        error.kind() == ErrorKind::Full
+    }
+
+    async fn room(self: &Arc<Self>) {
+        Self::room(self).await;
     }
 
     async fn flush(self: &Arc<Self>) -> Result<(), DiskError> {

@@ -2,7 +2,8 @@
 //!
 //! I own the meaning of a request: ranges, read-only, what a driver without FLUSH is owed. I
 //! never touch a ring. Large requests go in pieces, so one guest's gigabyte takes no gigabyte
-//! of ours.
+//! of ours. One that finds the store full can be carried on with later: what to do meanwhile
+//! others decide.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,23 +53,44 @@ enum Failure<E> {
     Disk(E),
 }
 
-/// Carries out a request.
+/// How far a request has come: pieces of a write, ranges of a discard.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    done: usize,
+}
+
+/// Carries out a request, from where it has come to.
+///
+/// # Errors
+/// Where the store is full. The request may be carried on with, or [refused](refuse).
 pub(crate) async fn execute<D: BlockDisk>(
     disk: &Arc<D>,
     memory: &Memory,
     request: &Request,
     policy: &Policy,
-) -> Outcome {
+    progress: &mut Progress,
+) -> Result<Outcome, D::Error> {
     let done = match &request.operation {
-        Operation::Read(from) => return read(disk, memory, *from, &request.data).await,
-        Operation::GetId => return identify(memory, &request.data, policy),
+        Operation::Read(from) => return Ok(read(disk, memory, *from, &request.data).await),
+        Operation::GetId => return Ok(identify(memory, &request.data, policy)),
         Operation::Refused(status) => Err(Failure::Refused(*status)),
-        Operation::Write(to) => write(disk, memory, *to, &request.data, policy).await,
+        Operation::Write(to) => write(disk, memory, *to, &request.data, policy, progress).await,
         Operation::Flush => disk.flush().await.map_err(Failure::Disk),
-        Operation::Discard(ranges) => clear(disk, ranges, Clear::Discard, policy).await,
-        Operation::WriteZeroes(ranges) => clear(disk, ranges, Clear::WriteZeroes, policy).await,
+        Operation::Discard(ranges) => clear(disk, ranges, Clear::Discard, policy, progress).await,
+        Operation::WriteZeroes(ranges) => {
+            clear(disk, ranges, Clear::WriteZeroes, policy, progress).await
+        }
     };
-    Outcome { status: status_of(done, &request.operation), data_bytes: 0 }
+    match done {
+        Err(Failure::Disk(error)) if D::is_full(&error) => Err(error),
+        done => Ok(Outcome { status: status_of(done, &request.operation), data_bytes: 0 }),
+    }
+}
+
+/// What a request is answered that found the store full.
+pub(crate) fn refuse<E: std::error::Error>(error: &E, request: &Request) -> Outcome {
+    complain(error, &request.operation);
+    Outcome { status: Status::IoError, data_bytes: 0 }
 }
 
 fn status_of<E: std::error::Error>(done: Result<(), Failure<E>>, operation: &Operation) -> Status {
@@ -140,18 +162,20 @@ async fn write<D: BlockDisk>(
     to: Sector,
     data: &Segments,
     policy: &Policy,
+    progress: &mut Progress,
 ) -> Result<(), Failure<D::Error>> {
     if policy.read_only {
         return Err(Failure::Refused(Status::IoError));
     }
     let offset = within(disk, to, data.bytes())?;
-    for (at, length) in chunks(data.bytes()) {
+    for (at, length) in chunks(data.bytes()).skip(progress.done) {
         let mut fill = |distance: usize, out: &mut [u8]| {
             let copied = data.copy_out(memory, to_usize(at) + distance, out);
             debug_assert!(copied.is_ok(), "a checked buffer left the memory map");
         };
         let write = disk.write(offset + at, to_usize(length), &mut fill);
         write.await.map_err(Failure::Disk)?;
+        progress.done += 1;
     }
     settle(disk, policy).await
 }
@@ -167,6 +191,7 @@ async fn clear<D: BlockDisk>(
     ranges: &SectorRanges,
     clear: Clear,
     policy: &Policy,
+    progress: &mut Progress,
 ) -> Result<(), Failure<D::Error>> {
     let taken = match clear {
         Clear::Discard => policy.discard,
@@ -182,7 +207,7 @@ async fn clear<D: BlockDisk>(
     for range in ranges {
         within(disk, range.first, u64::from(range.count) * SECTOR_BYTES)?;
     }
-    for range in ranges {
+    for range in ranges.iter().skip(progress.done) {
         let length = u64::from(range.count) * SECTOR_BYTES;
         let offset = within(disk, range.first, length)?;
         match clear {
@@ -191,6 +216,7 @@ async fn clear<D: BlockDisk>(
             Clear::WriteZeroes => disk.write_zeroes(offset, length).await,
         }
         .map_err(Failure::Disk)?;
+        progress.done += 1;
     }
     settle(disk, policy).await
 }

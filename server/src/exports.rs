@@ -14,6 +14,7 @@ use crate::execute::SERIAL_BYTES;
 use crate::keep::{Identity, Inheritance, Vault};
 use crate::sockets::{SocketDir, SocketError, SocketRights, disk_socket};
 use crate::vhost::{Export, ExportOptions, Inherited, inherited_sessions};
+use crate::waiting::WaitingLines;
 
 /// All running exports.
 pub struct Exports {
@@ -21,11 +22,22 @@ pub struct Exports {
     rights: SocketRights,
     reactors: Vec<ReactorHandle>,
     buffers: Arc<Buffers>,
+    waiting: Option<Arc<WaitingLines>>,
     running: BTreeMap<DiskName, Running>,
     vault: Arc<Vault>,
     /// Of a dead server: descriptors, and sessions by serial number.
     inherited: Inheritance,
     sessions: BTreeMap<String, Vec<Inherited>>,
+}
+
+/// What all exports share.
+pub(crate) struct SharedByAll {
+    /// The memory of all requests.
+    pub(crate) buffers: Arc<Buffers>,
+    /// Where requests wait that find the store full, if they are to.
+    pub(crate) waiting: Option<Arc<WaitingLines>>,
+    /// What outlives us.
+    pub(crate) vault: Arc<Vault>,
 }
 
 struct Running {
@@ -39,13 +51,13 @@ impl Exports {
         folder: SocketDir,
         rights: SocketRights,
         reactors: Vec<ReactorHandle>,
-        buffers: Arc<Buffers>,
-        vault: Arc<Vault>,
+        shared: SharedByAll,
         mut inherited: Inheritance,
     ) -> Self {
+        let SharedByAll { buffers, waiting, vault } = shared;
         let sessions = inherited_sessions(&mut inherited, &vault);
         let running = BTreeMap::new();
-        Self { folder, rights, reactors, buffers, running, vault, inherited, sessions }
+        Self { folder, rights, reactors, buffers, waiting, running, vault, inherited, sessions }
     }
 
     /// Everything is offered again that was: what a dead server has left beyond that is nobody's.
@@ -82,13 +94,14 @@ impl Exports {
             read_only: attachment.read_only,
             serial: serial_of(&disk),
             buffers: Arc::clone(&self.buffers),
+            waiting: self.waiting.clone(),
             vault: Arc::clone(&self.vault),
         };
         let serial = String::from_utf8_lossy(&options.serial).into_owned();
         let sessions = self.sessions.remove(&serial).unwrap_or_default();
         let reactor = self.reactor_of(&disk);
         let export = Export::resume(disk, listener, socket.clone(), options, reactor, sessions)
-            .map_err(|source| SocketError::Io { path: socket, source })?;
+            .map_err(|source| SocketError::at(&socket, source))?;
         self.running.insert(name.clone(), Running { attachment, export });
         Ok(())
     }

@@ -17,6 +17,7 @@ mod serve;
 mod sockets;
 mod store;
 mod vhost;
+mod waiting;
 mod watch;
 
 pub use buffers::Buffers;
@@ -32,9 +33,10 @@ pub use folder::{FolderError, StoreFolder};
 pub use keep::Vault;
 pub use request::RequestError;
 pub use sandbox::{Sandbox, SandboxLevel};
-pub use serve::{ServeError, ServeOptions, serve};
+pub use serve::{OnFull, ServeError, ServeOptions, serve};
 pub use sockets::{
     SocketError, SocketRights, control_socket, default_socket_dir, disk_socket, group_number,
 };
 pub use store::{NewBlocks, OpenOptions, OpenStore, StoreError, create_store};
 pub use vhost::{Export, ExportOptions, MAX_QUEUES, VhostError};
+pub use waiting::{Waiting, WaitingLines};

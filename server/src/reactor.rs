@@ -1,12 +1,10 @@
 //! The reactor as serving a guest uses it: tasks, turns, and eventfds.
 
 use std::fs::File;
-use std::future::Future;
 use std::io::{self, IoSliceMut};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
+pub(crate) use bough_blockstore::either;
 use bough_blockstore::{Runtime, Task, UringRuntime, readable};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
@@ -30,17 +28,4 @@ pub(crate) async fn kicked(eventfd: &Arc<File>) -> io::Result<()> {
         Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Waits for whichever comes first; the other is dropped. `first` is asked first.
-pub(crate) async fn either<T>(
-    first: impl Future<Output = T>,
-    second: impl Future<Output = T>,
-) -> T {
-    let (mut first, mut second) = (pin!(first), pin!(second));
-    std::future::poll_fn(|context| match first.as_mut().poll(context) {
-        Poll::Pending => second.as_mut().poll(context),
-        ready => ready,
-    })
-    .await
 }

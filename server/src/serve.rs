@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 
 use crate::buffers::Buffers;
 use crate::control::{ApiError, Control, ServerInfo, Serving, restore, router};
-use crate::exports::Exports;
+use crate::exports::{Exports, SharedByAll};
 use crate::folder::{FolderError, StoreFolder};
 use crate::health::give_signs_of_life;
 use crate::keep::service_manager::{self, DescriptorStore, News};
@@ -23,6 +23,7 @@ use crate::keep::{Inheritance, Kept, Role, SpareDoor, StandBy, Vault};
 use crate::sandbox::Sandbox;
 use crate::sockets::{SocketDir, SocketError, SocketRights, control_socket};
 use crate::store::{OpenOptions, OpenStore, StoreError, Warm, lock_when_free};
+use crate::waiting::WaitingLines;
 use crate::watch::watch;
 
 /// What guests' requests may need of the memory: a quarter. The engine has the rest.
@@ -68,6 +69,17 @@ pub struct ServeOptions {
     pub spare: bool,
     /// What has been given up, and whether more is to be.
     pub sandbox: Sandbox,
+    /// What becomes of writes that find the store full.
+    pub on_full: OnFull,
+}
+
+/// What becomes of writes that find the store full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFull {
+    /// They wait, and go on by themselves when there is room.
+    Pause,
+    /// They are answered with an error.
+    Error,
 }
 
 /// Serves the store in `folder` until SIGTERM or SIGINT.
@@ -250,8 +262,11 @@ fn controlled(
     };
     let buffers = Arc::new(Buffers::new(options.open.memory_bytes / BUFFERS_SHARE));
     let reactors = store.reactors().to_vec();
-    let exports = Exports::new(sockets, options.disk_rights, reactors, buffers, vault, inherited);
-    Control::serving(store, Serving { info, exports: Mutex::new(exports) })
+    let waiting = Arc::<WaitingLines>::default();
+    let waits = (options.on_full == OnFull::Pause).then(|| Arc::clone(&waiting));
+    let shared = SharedByAll { buffers, waiting: waits, vault };
+    let exports = Exports::new(sockets, options.disk_rights, reactors, shared, inherited);
+    Control::serving(store, Serving { info, exports: Mutex::new(exports), waiting })
 }
 
 async fn accept_until(

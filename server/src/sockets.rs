@@ -57,6 +57,15 @@ pub enum SocketError {
         /// As given.
         name: String,
     },
+    /// As many descriptors as we may have.
+    #[error(
+        "the socket '{path}': no descriptors are left; detach other disks, or restart the server \
+         with more (LimitNOFILE= of its unit, or `ulimit -n`)"
+    )]
+    NoDescriptors {
+        /// The path.
+        path: PathBuf,
+    },
     /// Anything else.
     #[error("the socket '{path}': {source}; check the rights on its folder")]
     Io {
@@ -65,6 +74,17 @@ pub enum SocketError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl SocketError {
+    /// What the kernel says of a socket.
+    pub(crate) fn at(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Self::NoDescriptors { path },
+            _ => Self::Io { path, source },
+        }
+    }
 }
 
 /// Who may connect.
@@ -135,7 +155,7 @@ impl SocketDir {
         if path.as_os_str().len() > SOCKET_PATH_MAX_BYTES {
             return Err(SocketError::TooLong { path: path.to_owned() });
         }
-        let fault = |source| SocketError::Io { path: path.to_owned(), source };
+        let fault = |source| SocketError::at(path, source);
         let listener = match inherited {
             Some(listener) => listener,
             None => {
@@ -168,7 +188,7 @@ fn clear_the_way_patiently(path: &Path) -> Result<(), SocketError> {
 
 /// Removes a socket that nobody listens on; anything else stays.
 fn clear_the_way(path: &Path) -> Result<(), SocketError> {
-    let fault = |source| SocketError::Io { path: path.to_owned(), source };
+    let fault = |source| SocketError::at(path, source);
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(fault(error)),

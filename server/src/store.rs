@@ -100,8 +100,28 @@ pub enum NewBlocks {
 pub struct OpenStore {
     folder: StoreFolder,
     blocks: PathBuf,
+    identity: Option<Identity>,
     engine: Engine,
     reactors: Reactors,
+}
+
+/// Which file or device a name stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Identity {
+    File { device: u64, inode: u64 },
+    Device(u64),
+}
+
+impl Identity {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(if metadata.file_type().is_block_device() {
+            // Device nodes may be made anew.
+            Self::Device(metadata.rdev())
+        } else {
+            Self::File { device: metadata.dev(), inode: metadata.ino() }
+        })
+    }
 }
 
 /// What opening a store needs and the store does not: it can be there before.
@@ -175,17 +195,20 @@ impl OpenStore {
         warm: Warm,
     ) -> Result<Self, StoreError> {
         let blocks = folder.blocks()?;
+        let identity = Identity::of(&blocks);
         let Warm { reactors, options } = warm;
         Holder::this_process()
             .write(&folder.lock_path())
             .map_err(|source| StoreError::Io { path: folder.lock_path(), source })?;
         let device: Arc<dyn Device> = Arc::new(device);
+        #[cfg(feature = "faults")]
+        let device = bough_blockstore::FaultyDevice::around(device);
         let config = EngineConfig::with_memory(options.memory_bytes);
         let opened = reactors
             .run(move || async move { Engine::open(device, Arc::new(UringRuntime), config).await });
         let fault = |source| StoreError::Engine { folder: folder.path().to_owned(), source };
         let engine = opened.await?.map_err(fault)?;
-        let store = Self { folder, blocks, engine, reactors };
+        let store = Self { folder, blocks, identity, engine, reactors };
         crate::control::sweep(&store).await;
         Ok(store)
     }
@@ -226,6 +249,21 @@ impl OpenStore {
     pub fn host_bytes(&self) -> Option<u64> {
         let metadata = std::fs::metadata(&self.blocks).ok()?;
         metadata.file_type().is_file().then(|| metadata.blocks() * 512)
+    }
+
+    /// What is wrong with the name of the blocks, if anything is. Our descriptor goes on working,
+    /// but whoever comes after us would find nothing, or something else.
+    pub fn misplaced_blocks(&self) -> Option<String> {
+        if Identity::of(&self.blocks) == self.identity {
+            return None;
+        }
+        Some(format!(
+            "'{}' was removed or replaced under the server, which goes on with what it was; nobody \
+             else can open that: before the server ends, stop the guests, copy the file back from \
+             /proc/{}/fd, then restart the server",
+            self.blocks.display(),
+            std::process::id()
+        ))
     }
 
     /// Frees what was deleted and gives it back to the host, now: for a process that ends too soon

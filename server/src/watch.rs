@@ -15,7 +15,8 @@ pub async fn watch(control: &Control) {
     let mut told = BTreeSet::new();
     loop {
         if let Ok(status) = control.run(|engine| async move { engine.status().await }).await {
-            for warning in news(&mut told, status.warnings) {
+            let warnings = status.warnings.into_iter().chain(control.store().misplaced_blocks());
+            for warning in news(&mut told, warnings.collect()) {
                 tracing::warn!("{warning}");
             }
         }

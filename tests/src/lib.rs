@@ -1,4 +1,5 @@
 //! Stories across crates.
 
 pub mod manager;
+pub mod stamp;
 pub mod vhost;

@@ -202,3 +202,20 @@ fn links(text: &str) -> Vec<String> {
     }
     found
 }
+
+#[test]
+fn what_is_delivered_has_no_faults_in_it() {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--package", "bough", "--edges", "normal,build"])
+        .args(["--prefix", "none", "--format", "{p} [{f}]"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).expect("UTF-8");
+    let ours: Vec<&str> = tree.lines().filter(|line| line.starts_with("bough")).collect();
+    assert!(ours.iter().any(|line| line.starts_with("bough-blockstore")), "{ours:?}");
+    let has_features = |line: &&&str| !line.contains(" []");
+    let found: Vec<String> = ours.iter().filter(has_features).map(ToString::to_string).collect();
+    assert_none("features are for tests only", &found);
+}

@@ -59,6 +59,7 @@ impl Store {
             read_only: false,
             serial: [0; 20],
             buffers: Arc::new(Buffers::new(1 << 20)),
+            waiting: None,
             vault: Arc::default(),
         };
         let disk = Arc::clone(&self.disk);

@@ -211,6 +211,16 @@ impl Chain {
         self.promised(upto).await
     }
 
+    /// Makes everything answered so far survive a power cut, though the chain may be broken: what
+    /// was answered lies before the break.
+    ///
+    /// # Errors
+    /// Where a sync failed.
+    pub async fn flush_published(self: &Arc<Self>) -> Result<(), ChainFault> {
+        let published = self.lock_state().published;
+        self.promised(published).await
+    }
+
     /// Waits until it and all before it survive a power cut; returns its record.
     ///
     /// # Errors

@@ -4,6 +4,8 @@
 
 #[cfg(test)]
 mod conformance;
+#[cfg(feature = "faults")]
+mod faulty;
 mod file;
 #[cfg(test)]
 mod file_tests;
@@ -17,6 +19,8 @@ use std::time::Duration;
 use crate::addr::{BlockAddr, BlockCount, BlockRun};
 use crate::buffer::{BlockBuf, BlockSlice};
 
+#[cfg(feature = "faults")]
+pub use faulty::{FaultRules, FaultyDevice, NoRule};
 pub use file::{OpenError, OpenMode, OpenStep};
 pub use uring::UringDevice;
 
@@ -26,7 +30,7 @@ pub type IoFuture<T> = Pin<Box<dyn Future<Output = Result<T, DeviceError>>>>;
 
 /// What went wrong with one operation on the medium.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{operation} of {run_count} blocks at block {at}: {kind}")]
+#[error("{}: {kind}", operation.place(*at, *run_count))]
 pub struct DeviceError {
     /// What was asked.
     pub operation: Operation,
@@ -53,6 +57,17 @@ pub enum Operation {
     Reserve,
     /// Making the medium larger.
     Grow,
+}
+
+impl Operation {
+    /// What it was to do, for people.
+    fn place(self, at: BlockAddr, count: u64) -> String {
+        match self {
+            Self::Sync => "sync".to_owned(),
+            Self::Grow => format!("grow to {count} blocks"),
+            _ => format!("{self} of {count} blocks at block {at}"),
+        }
+    }
 }
 
 /// Why a device operation failed.

@@ -24,7 +24,7 @@ pub(super) enum ChainNow {
     Live(Arc<Chain>),
     None,
     Closing,
-    Broken,
+    Broken(Arc<Chain>),
 }
 
 impl Disk {
@@ -37,7 +37,7 @@ impl Disk {
             let step: Pin<Box<dyn Future<Output = _>>> = match self.chain_now()? {
                 ChainNow::Live(chain) => return Ok(chain),
                 ChainNow::None => Box::pin(self.begin_chain()),
-                ChainNow::Broken => Box::pin(self.restart_chain()),
+                ChainNow::Broken(_) => Box::pin(self.restart_chain()),
                 ChainNow::Closing => {
                     changed.await;
                     continue;
@@ -55,7 +55,7 @@ impl Disk {
             Slot::Halted(_) | Slot::Gone => Err(self.refusal(&state)),
             Slot::Live(chain) => match chain.fault() {
                 None => Ok(ChainNow::Live(Arc::clone(chain))),
-                Some(ChainFault::Broken(_)) => Ok(ChainNow::Broken),
+                Some(ChainFault::Broken(_)) => Ok(ChainNow::Broken(Arc::clone(chain))),
                 Some(fault) => Err(self.chain_error_locked(&state, &fault)),
             },
         }
@@ -64,10 +64,9 @@ impl Disk {
     /// The host was full when a record was written. What was published is merged; then a new
     /// chain may begin.
     pub(super) async fn restart_chain(self: &Arc<Self>) -> Result<(), DiskError> {
-        let no_space = DiskError::NoSpace { disk: self.name().to_string() };
         self.checkpoint(Mode::Park).await.map_err(|error| {
-            tracing::warn!(disk = %self.name(), %error, "the host is full");
-            no_space
+            tracing::debug!(disk = %self.name(), %error, "the host is full");
+            DiskError::HostFull { disk: self.name().to_string() }
         })
     }
 
@@ -181,7 +180,8 @@ impl Disk {
     pub(crate) fn chain_error_locked(&self, state: &DiskState, fault: &ChainFault) -> DiskError {
         let disk = state.name.to_string();
         match fault {
-            ChainFault::Full | ChainFault::Broken(_) => DiskError::NoSpace { disk },
+            ChainFault::Full => DiskError::NoSpace { disk },
+            ChainFault::Broken(_) => DiskError::HostFull { disk },
             fault => DiskError::Halted { disk, cause: error_chain(fault) },
         }
     }

@@ -197,7 +197,8 @@ impl Disk {
     pub(crate) fn chain_error(&self, fault: ChainFault) -> DiskError {
         let disk = self.name().to_string();
         match fault {
-            ChainFault::Full | ChainFault::Broken(_) => DiskError::NoSpace { disk },
+            ChainFault::Full => DiskError::NoSpace { disk },
+            ChainFault::Broken(_) => DiskError::HostFull { disk },
             fault => DiskError::Halted { disk, cause: error_chain(&fault) },
         }
     }

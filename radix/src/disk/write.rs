@@ -4,10 +4,11 @@
 //! everybody else kept off that block meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bough_blockstore::{
-    BLOCK_BYTES, BLOCK_BYTES_U64, Chain, ChainFault, Ticket, VirtualBlock, VirtualRange, to_u64,
-    to_usize,
+    BLOCK_BYTES, BLOCK_BYTES_U64, Chain, ChainFault, Ticket, VirtualBlock, VirtualRange, either,
+    to_u64, to_usize,
 };
 
 use super::lifecycle::ChainNow;
@@ -15,6 +16,9 @@ use super::read::{ByteRange, Piece, Source, deliver};
 use super::{Disk, Mode};
 use crate::error::DiskError;
 use crate::space::{Need, Room};
+
+/// How often a write that waits for room looks for it in any case.
+const ROOM_EVERY: Duration = Duration::from_secs(1);
 
 /// What is discarded with one request from here on is large: 256 MiB, a node of the second level.
 const LARGE_BLOCKS: u64 = 1 << 16;
@@ -176,13 +180,22 @@ impl Disk {
             ChainNow::None => return Ok(()),
             // The checkpoint that ends the chain makes everything durable.
             ChainNow::Closing => return self.settled().await,
-            ChainNow::Broken => return Box::pin(self.restart_chain()).await,
-            ChainNow::Live(chain) => chain,
+            ChainNow::Live(chain) | ChainNow::Broken(chain) => chain,
         };
-        match chain.flush().await {
-            Err(ChainFault::Stopped) => self.settled().await,
-            done => done.map_err(|fault| self.chain_error(fault)),
-        }
+        let flushed = match chain.flush().await {
+            Err(ChainFault::Stopped) => return self.settled().await,
+            // The host is full: that concerns what is written from now on.
+            Err(ChainFault::Broken(_)) => chain.flush_published().await,
+            flushed => flushed,
+        };
+        flushed.map_err(|fault| self.chain_error(fault))
+    }
+
+    /// Returns when room may have come to a full store: the reclaimer has got on, or a moment has
+    /// passed, in which discards may have been merged or the host's file system cleared.
+    pub async fn room(&self) {
+        let moment = self.store.runtime.sleep(ROOM_EVERY);
+        either(self.store.backlog.progressed(), moment).await;
     }
 
     async fn zero_blocks(self: &Arc<Self>, blocks: VirtualRange) -> Result<(), DiskError> {

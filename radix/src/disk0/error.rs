@@ -6,6 +6,7 @@ use bough_blockstore::{
 
 use crate::btree::PageFault;
 use crate::catalogue::RowFault;
+use crate::disk::error_chain;
 use crate::error::ErrorKind;
 use crate::space::SpaceFault;
 use crate::tree_error::TreeError;
@@ -38,7 +39,7 @@ pub enum CatalogueError {
     #[error("the catalogue cannot be read or written: {0}")]
     Device(#[from] DeviceError),
     /// The catalogue's chain has halted: so has the store.
-    #[error("the store has halted: {0}; restart it to recover")]
+    #[error("the store has halted ({}); restart the server to recover it", error_chain(.0))]
     Halted(#[from] ChainFault),
     /// The pool has no room for this change.
     #[error(

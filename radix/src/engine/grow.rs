@@ -36,6 +36,8 @@ impl Engine {
             })
             .collect();
         store.space().grow(to, &reserved);
+        // Who waits for room looks again.
+        store.backlog.ask();
         self.status().await
     }
 }

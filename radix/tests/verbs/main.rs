@@ -1,6 +1,7 @@
 //! Each verb, once, on the simulated machine: what it promises, and that `check` agrees.
 
 mod discards;
+mod host;
 mod kit;
 
 use std::cell::Cell;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bough_radix::{DiskName, Engine};
 use tokio::sync::Mutex;
@@ -11,6 +12,7 @@ use super::wire::ServerInfo;
 use crate::exports::Exports;
 use crate::sockets::disk_socket;
 use crate::store::OpenStore;
+use crate::waiting::WaitingLines;
 
 /// An opened store as the control API sees it.
 pub struct Control {
@@ -26,6 +28,8 @@ pub struct Serving {
     /// The disks that front ends can reach. Locked for as long as an attachment, a name or the
     /// existence of a disk changes, so that table and catalogue agree.
     pub exports: Mutex<Exports>,
+    /// Who waits for room in a full store.
+    pub waiting: Arc<WaitingLines>,
 }
 
 impl Control {

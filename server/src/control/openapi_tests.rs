@@ -71,7 +71,15 @@ fn fields_are_those_of_the_document() {
     assert_described("DeleteReport", &bough_radix::DeleteReport::default());
     let imported = wire::Imported { disk, template: Some(version), data_bytes: 0 };
     assert_described("Imported", &imported);
-    let state = wire::DiskState { name: "web".into(), socket: None, clients: vec![], fault: None };
+    let waiting = crate::Waiting { requests: 1, since_unix: 0 };
+    assert_described("Waiting", &waiting);
+    let state = wire::DiskState {
+        name: "web".into(),
+        socket: None,
+        clients: vec![],
+        fault: None,
+        waiting: Some(waiting),
+    };
     assert_described("DiskState", &state);
     let report = wire::StatusReport {
         server: None,

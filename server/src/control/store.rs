@@ -18,12 +18,13 @@ pub async fn server(State(control): State<Arc<Control>>) -> Result<Json<ServerIn
 }
 
 pub async fn status(State(control): State<Arc<Control>>) -> Result<Json<StatusReport>, ApiError> {
-    let (store, disks) =
+    let (mut store, disks) =
         control
             .run(|engine| async move {
                 Ok::<_, ApiError>((engine.status().await?, engine.list().await?))
             })
             .await?;
+    store.warnings.extend(control.store().misplaced_blocks());
     let folder = control.store().folder();
     Ok(Json(StatusReport {
         server: control.server().map(|serving| serving.info.clone()),
@@ -41,8 +42,10 @@ fn disk_state(control: &Control, disk: DiskInfo) -> Option<DiskState> {
     if !attached && disk.clients.is_empty() && disk.fault.is_none() {
         return None;
     }
+    let waiting = control.server().and_then(|serving| serving.waiting.of(&disk.name));
     let socket = disk.name.parse().ok().filter(|_| attached).map(|name| control.socket_of(&name));
-    Some(DiskState { name: disk.name, socket, clients: disk.clients, fault: disk.fault })
+    let DiskInfo { name, clients, fault, .. } = disk;
+    Some(DiskState { name, socket, clients, fault, waiting })
 }
 
 pub async fn grow(

@@ -12,6 +12,7 @@ use bough_radix::{
 use serde::{Deserialize, Serialize};
 
 use crate::sandbox::SandboxLevel;
+use crate::waiting::Waiting;
 
 /// `POST /v1/disks`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,6 +238,9 @@ pub struct DiskState {
     pub clients: Vec<String>,
     /// Why it does not serve, where it does not.
     pub fault: Option<String>,
+    /// Its requests that wait for room in a full store, where some do.
+    #[serde(default)]
+    pub waiting: Option<Waiting>,
 }
 
 /// The body of every answer that is not a success.

@@ -24,6 +24,7 @@ use crate::vhost::fault::Fault;
 use crate::vhost::ledger::Ledger;
 use crate::vhost::session::Subject;
 use crate::vhost::{Inherited, VhostError, sigbus};
+use crate::waiting::WaitingLines;
 
 /// Front ends waiting or served on one socket; more are turned away at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -45,6 +46,8 @@ pub struct ExportOptions {
     pub serial: [u8; SERIAL_BYTES],
     /// What its requests may need of us, shared with other exports.
     pub buffers: Arc<Buffers>,
+    /// Where its requests wait that find the store full; none: they are answered with an error.
+    pub waiting: Option<Arc<WaitingLines>>,
     /// What outlives us.
     pub vault: Arc<Vault>,
 }
@@ -387,6 +390,7 @@ fn serve_one<D: BlockDisk>(
         read_only: options.read_only,
         serial: options.serial,
         buffers: Arc::clone(&options.buffers),
+        waiting: options.waiting.as_ref().map(|lines| lines.line(&options.name)),
         ledger: Arc::new(ledger),
         vault: Arc::clone(&options.vault),
     };

@@ -8,6 +8,9 @@
 //! requests than descriptors. Nothing is published after [`Ring::abandon`] was called. A
 //! stopped ring has nothing under way.
 
+mod begin;
+mod patience;
+
 use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -15,17 +18,18 @@ use tokio::sync::Notify;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestAddress;
 
-use bough_blockstore::{Lull, ReactorHandle, lull, to_u64, to_usize};
+use bough_blockstore::{Lull, ReactorHandle, lull, to_u64};
 
 use crate::buffers::Buffers;
 use crate::complete::{self, Finished};
 use crate::disk::BlockDisk;
-use crate::execute::{Outcome, Policy, execute};
+use crate::execute::{Outcome, Policy};
 use crate::guest::Memory;
 use crate::reactor;
 use crate::request::{self, Request, RequestError, Table};
 use crate::vhost::fault::Fault;
 use crate::vhost::{InflightQueue, InflightRegion, VhostError, eventfd, memory};
+use crate::waiting::WaitingLine;
 
 /// Memory that a disk's requests under way may need of us, shared by its rings; more waits in
 /// the rings. A guest can ask for much with little, so each request counts for its own sake, too.
@@ -63,6 +67,8 @@ pub(crate) struct Surroundings<D> {
     pub(crate) rings: u16,
     /// What the requests of all guests share.
     pub(crate) buffers: Arc<Buffers>,
+    /// Where requests wait that find the store full, if they are to wait.
+    pub(crate) waiting: Option<WaitingLine>,
 }
 
 /// Where it is noted which requests were taken and not answered.
@@ -94,11 +100,14 @@ pub(crate) struct Ring<D> {
     fault: Arc<Fault>,
     budget_bytes: u64,
     buffers: Arc<Buffers>,
+    waiting: Option<WaitingLine>,
     state: Mutex<State>,
     /// Signalled when the last request under way has ended.
     idle: Condvar,
     /// Wakes the server task from its wait for a kick.
     wake: Notify,
+    /// Wakes requests from their wait for room.
+    stopping: Notify,
 }
 
 struct State {
@@ -153,7 +162,7 @@ impl<D: BlockDisk> Ring<D> {
         around: Surroundings<D>,
         past: &Past,
     ) -> Result<Prepared<D>, VhostError> {
-        let (state, unanswered, ahead) = prepare(layout, around.memory, past)?;
+        let (state, unanswered, ahead) = begin::prepare(layout, around.memory, past)?;
         let ring = Arc::new(Self {
             index: layout.index,
             table: Table { address: layout.descriptors, count: layout.size },
@@ -162,9 +171,11 @@ impl<D: BlockDisk> Ring<D> {
             fault: around.fault,
             budget_bytes: (BUDGET_BYTES / u64::from(around.rings.max(1))).max(LEAST_BUDGET_BYTES),
             buffers: around.buffers,
+            waiting: around.waiting,
             state: Mutex::new(state),
             idle: Condvar::new(),
             wake: Notify::new(),
+            stopping: Notify::new(),
         });
         Ok(Prepared { ring, unanswered, ahead })
     }
@@ -215,6 +226,7 @@ impl<D: BlockDisk> Ring<D> {
     pub(crate) fn stop_answering(&self) {
         self.lock().phase = Phase::Abandoned;
         self.wake.notify_one();
+        self.stopping.notify_waiters();
     }
 
     /// Takes and answers nothing more; returns when nothing is under way. What was not answered
@@ -229,6 +241,7 @@ impl<D: BlockDisk> Ring<D> {
             state.phase = phase;
         }
         self.wake.notify_one();
+        self.stopping.notify_waiters();
         while state.under_way > 0 {
             state = self.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -347,17 +360,32 @@ impl<D: BlockDisk> Ring<D> {
             + RUN_BYTES * to_u64(request.data.run_count());
         state.taken[usize::from(head)] = true;
         state.under_way += 1;
-        state.bytes_under_way += bytes;
-        self.buffers.take(bytes);
-        Ok((Claim { head, bytes }, request, memory))
+        let claim = Claim { head, bytes };
+        self.pick_up(state, &claim);
+        Ok((claim, request, memory))
+    }
+
+    /// A request under way needs memory of us.
+    fn pick_up(&self, state: &mut State, claim: &Claim) {
+        state.bytes_under_way += claim.bytes;
+        self.buffers.take(claim.bytes);
+    }
+
+    /// It needs none any more.
+    fn put_down(&self, state: &mut State, claim: &Claim) {
+        let was_full = state.bytes_under_way >= self.budget_bytes;
+        state.bytes_under_way -= claim.bytes;
+        self.buffers.give_back(claim.bytes);
+        if was_full {
+            self.wake.notify_one();
+        }
     }
 
     /// Carries a request out beside the others.
     fn launch(self: &Arc<Self>, claim: Claim, request: Request, memory: Arc<Memory>) {
         let under_way = UnderWay { ring: Arc::clone(self), claim, answered: false };
         reactor::spawn(Box::pin(async move {
-            let ring = &under_way.ring;
-            let outcome = execute(&ring.disk, &memory, &request, &ring.policy).await;
+            let outcome = under_way.carry_out(&memory, &request).await;
             under_way.answer(request.status, outcome);
         }));
     }
@@ -392,14 +420,9 @@ impl<D: BlockDisk> Ring<D> {
     /// A request has ended, answered or not.
     fn release(&self, claim: &Claim) {
         let mut state = self.lock();
-        let was_full = state.bytes_under_way >= self.budget_bytes;
+        self.put_down(&mut state, claim);
         state.taken[usize::from(claim.head)] = false;
         state.under_way -= 1;
-        state.bytes_under_way -= claim.bytes;
-        self.buffers.give_back(claim.bytes);
-        if was_full {
-            self.wake.notify_one();
-        }
         // Nobody waits while we serve, and telling nobody is a system call, too.
         if state.under_way == 0 && state.phase != Phase::Serving {
             self.idle.notify_all();
@@ -439,6 +462,7 @@ impl<D: BlockDisk> Ring<D> {
         // Where memory was cut short we read zeros, which make no sense: that is the cause then.
         let vanished = state.memory_vanished();
         drop(state);
+        self.stopping.notify_waiters();
         self.fault.report(if vanished { VhostError::MemoryVanished } else { error });
     }
 
@@ -519,57 +543,4 @@ impl<D: BlockDisk> Drop for UnderWay<D> {
             self.ring.broken(VhostError::Dropped { queue: self.ring.index });
         }
     }
-}
-
-/// Checks a layout against memory and makes a ring's state of it, with what is unanswered.
-fn prepare(
-    layout: &Layout,
-    memory: Arc<Memory>,
-    past: &Past,
-) -> Result<(State, Vec<u16>, u16), VhostError> {
-    let bad = || VhostError::BadRing { queue: usize::from(layout.index) };
-    let mut queue = make_queue(layout).map_err(|_| bad())?;
-    if !queue.is_valid(&*memory) {
-        return Err(bad());
-    }
-    let used = queue.used_idx(&*memory, std::sync::atomic::Ordering::Acquire);
-    let used = used.map_err(|_| bad())?.0;
-    queue.set_next_used(used);
-    if past.ahead.is_none() {
-        past.region.clear(past.part);
-    }
-    let mut log = past.region.queue(past.part, layout.size, used)?;
-    let unanswered = log.recover(used);
-    let taken = u16::try_from(unanswered.len()).unwrap_or(u16::MAX);
-    let ahead = past.ahead.unwrap_or(layout.base.wrapping_sub(used));
-    queue.set_next_avail(used.wrapping_add(taken).wrapping_add(ahead));
-    if let Some(head) = unanswered.iter().find(|head| **head >= layout.size) {
-        let (queue, head, size) = (layout.index, *head, layout.size);
-        return Err(VhostError::InflightHead { queue, head, size });
-    }
-    let state = State {
-        phase: Phase::Serving,
-        queue,
-        memory,
-        log,
-        taken: vec![false; to_usize(u64::from(layout.size))],
-        under_way: 0,
-        bytes_under_way: 0,
-        call: None,
-        error: None,
-        signal_due: false,
-        kick_wanted: true,
-    };
-    Ok((state, unanswered, ahead))
-}
-
-fn make_queue(layout: &Layout) -> Result<Queue, virtio_queue::Error> {
-    let mut queue = Queue::new(layout.size)?;
-    queue.try_set_size(layout.size)?;
-    queue.try_set_desc_table_address(layout.descriptors)?;
-    queue.try_set_avail_ring_address(layout.available)?;
-    queue.try_set_used_ring_address(layout.used)?;
-    queue.set_event_idx(layout.event_index);
-    queue.set_ready(true);
-    Ok(queue)
 }

@@ -32,6 +32,7 @@ use crate::vhost::queue::{Addresses, QueueSetup};
 use crate::vhost::record::Snapshot;
 use crate::vhost::ring::Surroundings;
 use crate::vhost::{InflightRegion, Shape, VhostError, eventfd};
+use crate::waiting::WaitingLine;
 
 type Answer<T> = Result<T, ProtocolError>;
 
@@ -44,6 +45,7 @@ pub(crate) struct Subject<D> {
     pub(crate) read_only: bool,
     pub(crate) serial: [u8; SERIAL_BYTES],
     pub(crate) buffers: Arc<Buffers>,
+    pub(crate) waiting: Option<WaitingLine>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) vault: Arc<Vault>,
 }
@@ -165,6 +167,7 @@ impl<D: BlockDisk> Session<D> {
             fault: Arc::clone(&subject.fault),
             rings: subject.queues,
             buffers: Arc::clone(&subject.buffers),
+            waiting: subject.waiting.clone(),
         };
         let (map, region, features) = (&self.map, self.region.as_ref(), self.features);
         let queues = self.queues.len();

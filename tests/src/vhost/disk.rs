@@ -27,6 +27,9 @@ pub enum DiskFailure {
     /// By the test's order.
     #[error("the test ordered a failure")]
     Ordered,
+    /// By the test's order, too.
+    #[error("the disk is full")]
+    Full,
     /// Somebody else writes.
     #[error("{holder} is connected for writing")]
     Held {
@@ -40,6 +43,8 @@ struct Contents {
     bytes: Vec<u8>,
     done: Vec<Done>,
     failing: bool,
+    /// Writes that are still carried out before the disk is full.
+    room: usize,
 }
 
 /// The double.
@@ -49,6 +54,8 @@ pub struct MemoryDisk {
     held: watch::Sender<bool>,
     /// How many requests have come as far as the gate.
     arrived: watch::Sender<usize>,
+    /// Changes when room may have come.
+    roomier: watch::Sender<()>,
     size: watch::Sender<u64>,
     writer: Arc<Mutex<Option<String>>>,
 }
@@ -58,7 +65,12 @@ impl MemoryDisk {
     pub fn new(bytes: usize) -> Self {
         let pattern = (0..bytes).map(|at| u8::try_from(at / 512 % 251).unwrap_or_default());
         Self {
-            contents: Mutex::new(Contents { bytes: pattern.collect(), ..Contents::default() }),
+            contents: Mutex::new(Contents {
+                bytes: pattern.collect(),
+                room: usize::MAX,
+                ..Contents::default()
+            }),
+            roomier: watch::Sender::new(()),
             held: watch::Sender::new(false),
             arrived: watch::Sender::new(0),
             size: watch::Sender::new(u64::try_from(bytes).unwrap_or(u64::MAX)),
@@ -102,6 +114,13 @@ impl MemoryDisk {
         self.lock().failing = failing;
     }
 
+    /// From now on so many writes, discards and the like are carried out; the others find the
+    /// disk full.
+    pub fn make_room(&self, writes: usize) {
+        self.lock().room = writes;
+        self.roomier.send_replace(());
+    }
+
     /// Changes the size, as a resize would.
     pub fn resize(&self, bytes: usize) {
         self.lock().bytes.resize(bytes, 0);
@@ -129,6 +148,12 @@ impl MemoryDisk {
         let _ = held.wait_for(|held| !held).await;
         let contents = self.lock();
         if contents.failing { Err(DiskFailure::Ordered) } else { Ok(contents) }
+    }
+
+    async fn gate_of_changes(&self) -> Result<MutexGuard<'_, Contents>, DiskFailure> {
+        let mut contents = self.gate().await?;
+        contents.room = contents.room.checked_sub(1).ok_or(DiskFailure::Full)?;
+        Ok(contents)
     }
 }
 
@@ -185,7 +210,7 @@ impl BlockDisk for MemoryDisk {
         length: usize,
         fill: &mut dyn FnMut(usize, &mut [u8]),
     ) -> Result<(), DiskFailure> {
-        let mut contents = self.gate().await?;
+        let mut contents = self.gate_of_changes().await?;
         let start = index(offset);
         fill(0, &mut contents.bytes[start..start + length / 2]);
         fill(length / 2, &mut contents.bytes[start + length / 2..start + length]);
@@ -195,17 +220,28 @@ impl BlockDisk for MemoryDisk {
     }
 
     async fn write_zeroes(self: &Arc<Self>, offset: u64, length: u64) -> Result<(), DiskFailure> {
-        let mut contents = self.gate().await?;
+        let mut contents = self.gate_of_changes().await?;
         contents.bytes[index(offset)..index(offset + length)].fill(0);
         contents.done.push(Done::Zero(offset, length));
         Ok(())
     }
 
     async fn discard(self: &Arc<Self>, offset: u64, length: u64) -> Result<(), DiskFailure> {
-        let mut contents = self.gate().await?;
+        let mut contents = self.gate_of_changes().await?;
         contents.bytes[index(offset)..index(offset + length)].fill(0);
         contents.done.push(Done::Discard(offset, length));
         Ok(())
+    }
+
+    fn is_full(error: &DiskFailure) -> bool {
+        *error == DiskFailure::Full
+    }
+
+    async fn room(self: &Arc<Self>) {
+        let mut roomier = self.roomier.subscribe();
+        if self.lock().room == 0 {
+            let _ = roomier.changed().await;
+        }
     }
 
     async fn flush(self: &Arc<Self>) -> Result<(), DiskFailure> {

@@ -207,7 +207,12 @@ impl Driver {
     pub fn bell_rings(&self, seconds: i64) -> bool {
         let mut polled = [PollFd::new(&self.call, PollFlags::IN)];
         let limit = Timespec { tv_sec: seconds, tv_nsec: 0 };
-        poll(&mut polled, Some(&limit)).expect("a poll") > 0
+        loop {
+            match poll(&mut polled, Some(&limit)) {
+                Err(rustix::io::Errno::INTR) => {}
+                polled => return polled.expect("a poll") > 0,
+            }
+        }
     }
 
     /// The status byte of a slot's request.

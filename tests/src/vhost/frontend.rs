@@ -186,7 +186,14 @@ impl FrontEnd {
     /// Receives a message; `None` where the server hung up.
     pub fn receive(&self) -> Option<Reply> {
         let mut header = [0; 12];
-        let (count, file) = match self.socket.recv_with_fd(&mut header) {
+        let received = loop {
+            match self.socket.recv_with_fd(&mut header) {
+                // A test that was stopped for a while: with a time-out, that ends a wait.
+                Err(error) if error.errno() == rustix::io::Errno::INTR.raw_os_error() => {}
+                received => break received,
+            }
+        };
+        let (count, file) = match received {
             Ok(received) => received,
             Err(error) if error.errno() == rustix::io::Errno::CONNRESET.raw_os_error() => {
                 return None;

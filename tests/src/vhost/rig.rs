@@ -32,7 +32,33 @@ impl Rig {
 
     /// Offers one on this path, its requests held from the first one on, or not.
     pub fn at(path: PathBuf, held: bool) -> Self {
-        Self::build_with(path, 1, false, start_reactor(), held)
+        Self::build_with(path, options(1, false), start_reactor(), held)
+    }
+
+    /// Offers one whose requests wait when it is full, with so much memory for all requests.
+    pub fn patient(memory_bytes: u64) -> Self {
+        let (buffers, waiting) = (Arc::new(Buffers::new(memory_bytes)), Some(Arc::default()));
+        let options = ExportOptions { buffers, waiting, ..options(1, false) };
+        Self::build_with(fresh_path(), options, start_reactor(), false)
+    }
+
+    /// Offers another one of another name, with the same memory and on the same reactor.
+    pub fn neighbour(&self) -> Self {
+        let options = ExportOptions { name: "neighbour".into(), ..self.options.clone() };
+        Self::build_with(fresh_path(), options, self.reactor.clone(), false)
+    }
+
+    /// How many of the disk's requests wait for room.
+    pub fn waiting(&self) -> u64 {
+        let lines = self.options.waiting.as_ref().expect("a patient rig");
+        lines.of(&self.options.name).map_or(0, |waiting| waiting.requests)
+    }
+
+    /// Returns when so many wait.
+    pub fn wait_for_waiting(&self, count: u64) {
+        while self.waiting() != count {
+            std::thread::yield_now();
+        }
     }
 
     /// Offers another one, served by the same reactor.
@@ -41,24 +67,15 @@ impl Rig {
     }
 
     fn build(path: PathBuf, queues: u16, read_only: bool, reactor: ReactorHandle) -> Self {
-        Self::build_with(path, queues, read_only, reactor, false)
+        Self::build_with(path, options(queues, read_only), reactor, false)
     }
 
     fn build_with(
         path: PathBuf,
-        queues: u16,
-        read_only: bool,
+        options: ExportOptions,
         reactor: ReactorHandle,
         held: bool,
     ) -> Self {
-        let options = ExportOptions {
-            name: "disk".into(),
-            queues,
-            read_only,
-            serial: SERIAL,
-            buffers: Arc::new(Buffers::new(16 << 20)),
-            vault: Arc::default(),
-        };
         let disk = Arc::new(MemoryDisk::new(1 << 20));
         disk.hold(held);
         let mut rig = Self { disk, path, export: None, reactor, options };
@@ -106,6 +123,18 @@ impl Drop for Rig {
     fn drop(&mut self) {
         self.disk.hold(false);
         self.withdraw();
+    }
+}
+
+fn options(queues: u16, read_only: bool) -> ExportOptions {
+    ExportOptions {
+        name: "disk".into(),
+        queues,
+        read_only,
+        serial: SERIAL,
+        buffers: Arc::new(Buffers::new(16 << 20)),
+        waiting: None,
+        vault: Arc::default(),
     }
 }
 

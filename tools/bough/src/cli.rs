@@ -166,12 +166,25 @@ pub struct Serve {
     /// Wait for the server there is, holding its connections, and take over when it dies
     #[arg(long)]
     pub spare: bool,
+    /// What becomes of guests' writes that find the store, or its file system, full
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    pub on_full: OnFull,
     /// Whether to give up, while serving, all rights that serving does not need
     #[arg(long, value_enum, default_value_t = SandboxMode::Auto, value_name = "MODE")]
     pub sandbox: SandboxMode,
     /// Log JSON
     #[arg(long)]
     pub log_json: bool,
+}
+
+/// What becomes of writes to a full store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OnFull {
+    /// They wait, and go on by themselves when there is room
+    #[default]
+    Pause,
+    /// They fail
+    Error,
 }
 
 /// What a server gives up.

@@ -2,14 +2,7 @@
 
 mod rig;
 
-use rig::Rig;
-
-/// Bytes that no zero detection makes smaller.
-fn write_noise(rig: &Rig, name: &str, length: usize) {
-    let byte = |i: usize| u8::try_from((i / 4096 * 7 + i * 13) % 251 + 1).unwrap();
-    let bytes: Vec<u8> = (0..length).map(byte).collect();
-    std::fs::write(rig.path(name), bytes).unwrap();
-}
+use rig::{Rig, write_noise};
 
 #[test]
 fn a_full_store_refuses_writes_keeps_what_it_has_and_recovers_by_deletes() {

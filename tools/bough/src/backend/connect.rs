@@ -21,12 +21,13 @@ const MEMORY_BYTES: u64 = 256 << 20;
 
 /// Finds the way to the store in `folder`.
 pub async fn connect(folder: &StoreFolder) -> Result<Backend, CommandError> {
-    folder.blocks()?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(remote) = server_of(folder).await? {
             return Ok(Backend::Remote(remote));
         }
+        // Only now: a server goes on though the blocks have lost their name.
+        folder.blocks()?;
         let options = OpenOptions { memory_bytes: MEMORY_BYTES, reactor_count: 1 };
         match OpenStore::open(folder.clone(), options).await {
             Ok(store) => return Ok(Backend::Local(Local::new(store, socket_dir(folder)))),

@@ -8,7 +8,7 @@ use bough_server::{
 };
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Global, SandboxMode, Serve};
+use crate::cli::{Global, OnFull, SandboxMode, Serve};
 use crate::failure::Failure;
 use crate::session;
 
@@ -45,6 +45,10 @@ fn options(args: &Serve) -> Result<ServeOptions, Failure> {
         control_rights,
         spare: args.spare,
         sandbox: Sandbox::OFF,
+        on_full: match args.on_full {
+            OnFull::Pause => bough_server::OnFull::Pause,
+            OnFull::Error => bough_server::OnFull::Error,
+        },
     })
 }
 

@@ -1,8 +1,9 @@
 //! `bough status`: exit status 0 where a server serves the store, 1 where none does.
 
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use bough_server::{DiskState, ServerInfo, StatusReport};
+use bough_server::{DiskState, ServerInfo, StatusReport, Waiting};
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -96,5 +97,14 @@ fn disk(disk: &DiskState) -> String {
     if let Some(fault) = &disk.fault {
         text.push_str(&format!(", FAULT: {fault}"));
     }
+    if let Some(waiting) = &disk.waiting {
+        text.push_str(&format!(", {}", waits(waiting)));
+    }
     text
+}
+
+fn waits(waiting: &Waiting) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = now.saturating_sub(waiting.since_unix);
+    format!("WAITS FOR ROOM for {seconds} s: {} requests", waiting.requests)
 }

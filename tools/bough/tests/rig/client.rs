@@ -2,36 +2,11 @@
 
 use std::path::Path;
 
-use bough_tests::vhost::{Driver, FrontEnd, features, protocol};
+use bough_tests::vhost::{Driver, FLUSH, FrontEnd, READ, WRITE, features, protocol};
 
 use super::Rig;
 
-/// What a sector holds.
-pub const SECTOR_BYTES: usize = 512;
-
-/// Numbers that anybody can have again.
-pub struct Dice(pub u64);
-
-impl Dice {
-    /// A number below `sides`.
-    pub fn roll(&mut self, sides: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
-}
-
-/// A sector as write number `number` leaves it: recognised as a whole or not at all.
-pub fn stamp(sector: u64, number: u64) -> [u8; SECTOR_BYTES] {
-    let mut bytes = [0; SECTOR_BYTES];
-    for (index, chunk) in bytes.chunks_mut(16).enumerate() {
-        let index = u64::try_from(index).unwrap();
-        chunk[..8].copy_from_slice(&number.to_le_bytes());
-        chunk[8..]
-            .copy_from_slice(&(sector.wrapping_mul(0x9e37_79b9) ^ index ^ number).to_le_bytes());
-    }
-    bytes
-}
+pub use bough_tests::stamp::{Dice, SECTOR_BYTES, stamp};
 
 /// A front end on a disk's socket, its queue running.
 pub fn connect(rig: &Rig, disk: &str) -> (FrontEnd, Driver) {
@@ -46,4 +21,47 @@ pub fn connect_to(socket: &Path) -> (FrontEnd, Driver) {
     let driver = Driver::new(0);
     driver.set_up(&front);
     (front, driver)
+}
+
+/// A block's sectors.
+pub const BLOCK_SECTORS: u64 = 8;
+/// How a request is answered that was carried out...
+pub const GOOD: u8 = 0;
+/// ...and one that was not.
+pub const FAILED: u8 = 1;
+
+/// A disk with a client.
+pub struct Client {
+    pub front: FrontEnd,
+    pub driver: Driver,
+}
+
+impl Client {
+    pub fn of(rig: &Rig, disk: &str) -> Self {
+        let (front, driver) = connect(rig, disk);
+        Self { front, driver }
+    }
+
+    /// Writes the block at `first`; how that was answered.
+    pub fn write(&mut self, first: u64, number: u64) -> u8 {
+        self.driver.carry_out(&self.front, WRITE, first, &block(first, number)).0
+    }
+
+    pub fn read(&mut self, first: u64) -> (u8, Vec<u8>) {
+        self.driver.carry_out(&self.front, READ, first, &block(first, 0))
+    }
+
+    pub fn flush(&mut self) -> u8 {
+        self.driver.carry_out(&self.front, FLUSH, 0, &[]).0
+    }
+
+    #[track_caller]
+    pub fn holds(&mut self, first: u64, number: u64) {
+        assert_eq!(self.read(first), (GOOD, block(first, number)));
+    }
+}
+
+/// What write `number` leaves in the block at `first`.
+pub fn block(first: u64, number: u64) -> Vec<u8> {
+    (first..first + BLOCK_SECTORS).flat_map(|sector| stamp(sector, number)).collect()
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use bough_blockstore::FaultRules;
 use bough_tests::manager::Manager;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -22,6 +23,8 @@ pub struct Rig {
     folder: TempDir,
     server: Option<Child>,
     spare: Option<Child>,
+    /// What starts every command: it ends with the thread that started it, however that ends.
+    launcher: Vec<String>,
 }
 
 /// How a command ended.
@@ -35,7 +38,29 @@ pub struct Done {
 impl Rig {
     /// No store yet.
     pub fn bare() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), server: None, spare: None }
+        let launcher = ["setpriv", "--pdeathsig", "KILL"].map(str::to_owned).to_vec();
+        Self { folder: tempfile::tempdir().unwrap(), server: None, spare: None, launcher }
+    }
+
+    /// Commands have at most so many descriptors from now on.
+    pub fn limit_descriptors(&mut self, count: u32) {
+        let limit = format!("--nofile={count}:{count}");
+        self.launcher.extend(["prlimit".to_owned(), limit]);
+    }
+
+    /// What goes wrong with the store's device from now on, in servers started after the first
+    /// call, too: see `bough_blockstore::FaultyDevice`.
+    pub fn goes_wrong(&self, rules: &str) {
+        use std::os::unix::fs::FileExt;
+        rules.parse::<FaultRules>().unwrap();
+        let mut options = std::fs::File::options();
+        let file = options.create(true).truncate(false).write(true).open(self.faults()).unwrap();
+        // In one go: the server reads it at any time.
+        file.write_all_at(format!("{rules:1024}").as_bytes(), 0).unwrap();
+    }
+
+    fn faults(&self) -> PathBuf {
+        self.path("store/faults")
     }
 
     /// An empty store.
@@ -67,9 +92,11 @@ impl Rig {
     }
 
     fn command(&self) -> Command {
-        // Ends with the thread that started it, however that ends.
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_bough")]);
+        let mut command = Command::new(&self.launcher[0]);
+        command.args(&self.launcher[1..]).arg(env!("CARGO_BIN_EXE_bough"));
+        if self.faults().exists() {
+            command.env("BOUGH_FAULTS", self.faults());
+        }
         command.env("BOUGH_STORE", self.path("store"));
         command.env("BOUGH_SOCKET_DIR", self.path("run"));
         command.env_remove("NOTIFY_SOCKET").env_remove("BOUGH_LOG");
@@ -255,6 +282,13 @@ pub fn write_sample(path: &Path, size_bytes: u64) {
         file.write_all_at(&data, at).unwrap();
     }
     file.write_all_at(&[0; 300_000], 5 << 20).unwrap();
+}
+
+/// Bytes that no zero detection makes smaller.
+pub fn write_noise(rig: &Rig, name: &str, length: usize) {
+    let byte = |i: usize| u8::try_from((i / 4096 * 7 + i * 13) % 251 + 1).unwrap();
+    let bytes: Vec<u8> = (0..length).map(byte).collect();
+    std::fs::write(rig.path(name), bytes).unwrap();
 }
 
 /// Whether two files hold the same bytes.
