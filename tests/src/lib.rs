@@ -1,5 +1,6 @@
 //! Stories across crates.
 
 pub mod manager;
+pub mod power;
 pub mod stamp;
 pub mod vhost;

@@ -28,8 +28,16 @@ pub const GUESTS: &[Package] = &[
     package("util-linux", "setpriv"),
 ];
 
-/// What the other tests need: a second opinion on image formats, and a way to end servers.
-pub const TESTS: &[Package] = &[package("qemu-utils", "qemu-img"), package("procps", "kill")];
+/// What the other tests need: a second opinion on image formats, a way to end servers, and what the
+/// machine is made of that power is cut from.
+pub const TESTS: &[Package] = &[
+    package("qemu-utils", "qemu-img"),
+    package("procps", "kill"),
+    package("busybox-static", "/bin/busybox"),
+    package("lz4", "lz4"),
+    package("dmsetup", "dmsetup"),
+    package("mount", "losetup"),
+];
 
 /// What the benchmark's peer needs.
 pub const BENCH: &[Package] =
