@@ -38,3 +38,12 @@ pub fn writer_of(sector: u64, bytes: &[u8]) -> Option<u64> {
     let number = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
     (bytes == stamp(sector, number)).then_some(number)
 }
+
+/// The same of each sector of a disk; the first that no write left like this.
+///
+/// # Errors
+/// That sector.
+pub fn writers_of(disk: &[u8]) -> Result<Vec<u64>, u64> {
+    let sectors = (0..).zip(disk.chunks(SECTOR_BYTES));
+    sectors.map(|(sector, bytes)| writer_of(sector, bytes).ok_or(sector)).collect()
+}

@@ -226,29 +226,24 @@ impl History {
         to: usize,
     ) -> Result<(), Broken> {
         let mut least = vec![0; found.len()];
-        let mut legal = vec![BTreeSet::from([0]); found.len()];
         let mut asked = BTreeMap::new();
         for (time, event) in self.events[..to].iter().enumerate() {
             match event {
-                Event::Asked(write) => {
-                    asked.insert(write.number, *write);
-                    sectors(write).for_each(|sector| {
-                        legal[sector].insert(write.number);
-                    });
-                }
+                Event::Asked(write) => drop(asked.insert(write.number, *write)),
                 Event::Answered(number) if time < promised => {
                     sectors(&asked[number]).for_each(|sector| least[sector] = *number);
                 }
                 _ => {}
             }
         }
-        for (sector, found) in found.iter().copied().enumerate() {
-            let (at, version) = (u64::try_from(sector).unwrap_or(u64::MAX), version.to_owned());
-            if found < least[sector] {
-                return Err(Broken::Lost { version, sector: at, found, promised: least[sector] });
+        for ((sector, found), promised) in (0..).zip(found.iter().copied()).zip(least) {
+            let version = || version.to_owned();
+            if found < promised {
+                return Err(Broken::Lost { version: version(), sector, found, promised });
             }
-            if !legal[sector].contains(&found) {
-                return Err(Broken::Invented { version, sector: at, found });
+            let covers = |write: &Write| (write.first..write.first + write.count).contains(&sector);
+            if found > 0 && !asked.get(&found).is_some_and(covers) {
+                return Err(Broken::Invented { version: version(), sector, found });
             }
         }
         Ok(())

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn nearly_full(args: &[&str]) -> Rig {
     let mut rig = Rig::bare();
     rig.ok(&["init", "--size", "64M"]);
-    write_noise(&rig, "noise", 44 << 20);
+    write_noise(&rig, "noise", 54 << 20);
     rig.ok(&["import", &rig.text("noise"), "filler"]);
     for disk in ["web", "db"] {
         rig.ok(&["create", disk, "1G"]);

@@ -16,7 +16,7 @@ use bough_blockstore::sim::{Sim, SimImage};
 use bough_blockstore::{BlockAddr, BlockCount, Device};
 use bough_radix::{Engine, EngineConfig, VersionName};
 use bough_tests::power::{Action, Entry, Event, Found, History, Write, WriteLog};
-use bough_tests::stamp::{SECTOR_BYTES, writer_of};
+use bough_tests::stamp::{SECTOR_BYTES, writers_of};
 use bough_tests::vhost::{FLUSH, WRITE};
 use rig::client::{Client, Dice, GOOD, stamp};
 use rig::{Rig, run};
@@ -26,6 +26,8 @@ const BLOCK_BYTES: u64 = 4096;
 const DISK_SECTORS: u64 = 8192;
 const WRITE_MAX_SECTORS: u64 = 20;
 const SLOTS: u16 = 5;
+/// Snapshots taken, with writes between.
+const ROUNDS: u64 = 6;
 /// From this mark on there is a store with a disk.
 const MADE: &str = "made";
 const END: &str = "end";
@@ -226,7 +228,7 @@ fn record() {
     let Ok(folder) = std::env::var("RIG_POWER_FOLDER") else { return };
     let folder = PathBuf::from(folder);
     let writes = setting("RIG_POWER_WRITES", 100);
-    record_on("honest", &folder, "", 8, writes);
+    record_on("honest", &folder, "", ROUNDS, writes);
     record_on("lossy", &folder, "sync lost", 1, 30);
 }
 
@@ -246,7 +248,7 @@ fn recorded(folder: &Path) -> Option<()> {
     ]);
     command.arg("--share").arg(folder).arg("--").arg(std::env::current_exe().unwrap());
     command.args(["--ignored", "--exact", "record", "--nocapture"]);
-    let writes = setting("BOUGH_POWER_WRITES", 800) / 9;
+    let writes = setting("BOUGH_POWER_WRITES", 700) / ROUNDS;
     // Emulated, a backtrace takes minutes.
     command.env("RUST_BACKTRACE", "0");
     command.env("RIG_POWER_FOLDER", folder).env("RIG_POWER_WRITES", writes.to_string());
@@ -356,16 +358,18 @@ async fn read(engine: &Engine, version: &str) -> Result<Vec<u64>, String> {
         let read = reader.read(at << 20, piece).await;
         read.map_err(|error| format!("{version}: {error}"))?;
     }
-    let writers = (0..).zip(bytes.chunks(SECTOR_BYTES)).map(|(sector, bytes)| {
-        writer_of(sector, bytes).ok_or_else(|| format!("{version}: sector {sector} is torn"))
-    });
-    writers.collect()
+    writers_of(&bytes).map_err(|sector| format!("{version}: sector {sector} is torn"))
 }
 
 /// How many cuts were made, and the first that broke a promise.
 struct Verdict {
     cuts: u64,
     broken: Option<String>,
+}
+
+/// Whether what a cut has left keeps all promises.
+fn look(image: SimImage, history: &History, marks: &BTreeSet<String>) -> Result<(), String> {
+    history.check(marks, &recover(image)?).map_err(|broken| broken.to_string())
 }
 
 /// Replays a log to every flush, and between each two to some moments more.
@@ -379,21 +383,25 @@ fn judge(log: &WriteLog, history: &History, between: u64) -> Verdict {
         });
         replay.marks.extend(marks);
         let is_made = replay.marks.contains(MADE);
-        for variant in 0..=if is_made { between } else { 0 } {
+        let variants = if is_made { between } else { 0 };
+        let images = (0..=variants).map(|variant| {
             let mut image = replay.image.clone();
             if variant > 0 {
                 cut(&mut image, part, &mut dice);
             }
+            image
+        });
+        let images: Vec<SimImage> = images.collect();
+        let marks = &replay.marks;
+        let verdicts: Vec<Result<(), String>> = std::thread::scope(|scope| {
+            let look = |image| scope.spawn(move || look(image, history, marks));
+            let looking: Vec<_> = images.into_iter().map(look).collect();
+            looking.into_iter().map(|looking| looking.join().unwrap()).collect()
+        });
+        for kept in verdicts {
             cuts += 1;
-            let found = recover(image);
-            if !is_made {
-                // There may be no store yet; that is an answer, too.
-                continue;
-            }
-            let kept = found.and_then(|found| {
-                history.check(&replay.marks, &found).map_err(|broken| broken.to_string())
-            });
-            if let Err(broken) = kept {
+            // Before that there may be no store yet, which is an answer, too.
+            if let (true, Err(broken)) = (is_made, kept) {
                 return Verdict { cuts, broken: Some(format!("cut {cuts}: {broken}")) };
             }
         }
