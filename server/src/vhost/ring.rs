@@ -153,6 +153,8 @@ enum Taken {
 struct Claim {
     head: u16,
     bytes: u64,
+    /// What of that it takes though it only waits.
+    own_bytes: u64,
 }
 
 impl<D: BlockDisk> Ring<D> {
@@ -355,27 +357,20 @@ impl<D: BlockDisk> Ring<D> {
         let memory = Arc::clone(&state.memory);
         let request = request::parse(&memory, self.table, head)
             .map_err(|source| self.request_error(source))?;
-        let bytes = request.data.bytes().min(crate::execute::CHUNK_BYTES)
-            + REQUEST_BYTES
-            + RUN_BYTES * to_u64(request.data.run_count());
+        let own_bytes = REQUEST_BYTES + RUN_BYTES * to_u64(request.data.run_count());
+        let bytes = request.data.bytes().min(crate::execute::CHUNK_BYTES) + own_bytes;
         state.taken[usize::from(head)] = true;
         state.under_way += 1;
-        let claim = Claim { head, bytes };
-        self.pick_up(state, &claim);
+        state.bytes_under_way += bytes;
+        self.buffers.take(bytes);
+        let claim = Claim { head, bytes, own_bytes };
         Ok((claim, request, memory))
     }
 
-    /// A request under way needs memory of us.
-    fn pick_up(&self, state: &mut State, claim: &Claim) {
-        state.bytes_under_way += claim.bytes;
-        self.buffers.take(claim.bytes);
-    }
-
-    /// It needs none any more.
-    fn put_down(&self, state: &mut State, claim: &Claim) {
+    /// So much memory less is needed: the ring may go on.
+    fn ease(&self, state: &mut State, bytes: u64) {
         let was_full = state.bytes_under_way >= self.budget_bytes;
-        state.bytes_under_way -= claim.bytes;
-        self.buffers.give_back(claim.bytes);
+        state.bytes_under_way -= bytes;
         if was_full {
             self.wake.notify_one();
         }
@@ -420,7 +415,8 @@ impl<D: BlockDisk> Ring<D> {
     /// A request has ended, answered or not.
     fn release(&self, claim: &Claim) {
         let mut state = self.lock();
-        self.put_down(&mut state, claim);
+        self.ease(&mut state, claim.bytes);
+        self.buffers.give_back(claim.bytes);
         state.taken[usize::from(claim.head)] = false;
         state.under_way -= 1;
         // Nobody waits while we serve, and telling nobody is a system call, too.

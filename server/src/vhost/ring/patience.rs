@@ -1,7 +1,8 @@
 //! Requests that find the store full: they wait, and go on by themselves.
 //!
-//! What waits holds none of the memory that other requests could use, so a ring goes on taking reads
-//! and flushes, and other disks notice nothing. A ring that stops takes what waits along: a front
+//! What waits holds none of the memory that all disks share, and of its own disk's only what the
+//! request itself takes; so a ring goes on taking reads and flushes, other disks notice nothing, and
+//! nobody can have much wait. A ring that stops takes what waits along: a front
 //! end that is gone leaves it marked in the in-flight region; one that stops its queue expects an
 //! answer to everything, which is an error then.
 
@@ -38,7 +39,9 @@ impl<D: BlockDisk> UnderWay<D> {
     /// Waits until it is time to try again; `false` where the ring stops.
     async fn wait_for_room(&self, line: &WaitingLine, place: &mut Option<Place>) -> bool {
         let ring = &self.ring;
-        ring.put_down(&mut ring.lock(), &self.claim);
+        let data_bytes = self.claim.bytes - self.claim.own_bytes;
+        ring.ease(&mut ring.lock(), data_bytes);
+        ring.buffers.give_back(self.claim.bytes);
         let place = place.get_or_insert_with(|| line.join());
         let goes_on = async {
             place.turn(&ring.disk).await;
@@ -50,7 +53,8 @@ impl<D: BlockDisk> UnderWay<D> {
             false
         };
         let goes_on = reactor::either(stops, goes_on).await;
-        ring.pick_up(&mut ring.lock(), &self.claim);
+        ring.lock().bytes_under_way += data_bytes;
+        ring.buffers.take(self.claim.bytes);
         goes_on
     }
 }
