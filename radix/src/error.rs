@@ -88,6 +88,17 @@ pub enum DiskError {
         /// Where it lies.
         addr: BlockAddr,
     },
+    /// A block that was given up, since a node of the tree that led to it was damaged.
+    #[error(
+        "disk '{disk}': block {virtual_block} was lost with a damaged part of the disk's tree; \
+         write it anew, or restore it from a snapshot or backup"
+    )]
+    Lost {
+        /// The disk or version.
+        disk: String,
+        /// Which of its blocks.
+        virtual_block: u64,
+    },
     /// A failed write or sync has halted the disk or the store.
     #[error("disk '{disk}' has halted ({cause}); restart the server to recover it")]
     Halted {
@@ -128,7 +139,7 @@ impl DiskError {
             Self::ReadOnly { .. } => ErrorKind::Refused,
             Self::InUse { .. } => ErrorKind::InUse,
             Self::NoSpace { .. } | Self::HostFull { .. } => ErrorKind::Full,
-            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::Lost { .. } => ErrorKind::Corrupt,
             Self::Halted { .. } => ErrorKind::Faulted,
             Self::Gone { .. } => ErrorKind::NotFound,
             Self::Device { .. } => ErrorKind::Io,

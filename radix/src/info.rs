@@ -195,4 +195,46 @@ pub struct CheckReport {
     pub blocks: u64,
     /// Everything found; empty is clean.
     pub findings: Vec<Finding>,
+    /// Blocks of versions that were given up, since a node that led to them was damaged: reading
+    /// them is an error until they are written. Nothing is wrong with the store because of them.
+    #[serde(default)]
+    pub lost_blocks: u64,
+    /// Where they are; of very many only the first.
+    #[serde(default)]
+    pub lost: Vec<LostRange>,
+}
+
+/// What `repair` did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairReport {
+    /// Whether nothing was written, but what any opening writes.
+    pub is_dry_run: bool,
+    /// What was wrong and has been put right, or would be.
+    pub mended: Vec<Finding>,
+    /// What is left.
+    pub left: CheckReport,
+}
+
+/// What `repair --salvage` made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SalvageReport {
+    /// The new disk.
+    pub disk: DiskInfo,
+    /// Data of it that could be read.
+    pub data_bytes: u64,
+    /// What could not: reading it is an error until it is written.
+    pub lost_bytes: u64,
+    /// Where that is, ascending.
+    pub lost: Vec<LostRange>,
+}
+
+/// A part of a version that was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostRange {
+    /// The version.
+    pub version: String,
+    /// Where it begins.
+    pub start_bytes: u64,
+    /// How long it is.
+    pub length_bytes: u64,
 }

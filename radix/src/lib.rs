@@ -43,12 +43,12 @@ pub use disk::{Access, Connection, Disk, Piece};
 pub use disk0::CatalogueError;
 pub use engine::{
     BrokenRule, DeleteOptions, Differences, Engine, EngineConfig, EngineError, Progress, Reader,
-    ScrubOptions,
+    RepairMode, ScrubOptions,
 };
 pub use error::{DiskError, ErrorKind};
 pub use info::{
     Attachment, CheckReport, DeleteReport, DiskDetail, DiskInfo, Extent, ExtentKind, Finding,
-    RollbackReport, Severity, StoreStatus, TreeNode, VersionInfo,
+    LostRange, RepairReport, RollbackReport, SalvageReport, Severity, StoreStatus, TreeNode, VersionInfo,
 };
 pub use names::{DiskName, NAME_MAX_BYTES, NameError, SnapshotName, VersionName};
 pub use node::NodeFault;

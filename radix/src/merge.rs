@@ -28,6 +28,11 @@ pub enum Update {
         /// The epoch that it was written in; not above [`MergeContext::birth`].
         birth: Epoch,
     },
+    /// A range is lost: reading it is an error from now on. Not beyond the tree.
+    Lost {
+        /// Which blocks.
+        range: VirtualRange,
+    },
     /// A range reads as zeros from now on. May reach beyond the tree.
     Zero {
         /// Which blocks.
@@ -40,7 +45,7 @@ impl Update {
     pub(crate) fn block(&self) -> Option<u64> {
         match self {
             Self::Data { vba, .. } => Some(vba.raw()),
-            Self::Zero { range } => (!range.is_empty()).then_some(range.start),
+            Self::Zero { range } | Self::Lost { range } => (!range.is_empty()).then_some(range.start),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::merge::{MergeContext, Merged, NodeSink, Update};
 use crate::node::{Entry, Kind, Node, Root};
 use crate::path::Position;
 use crate::read_ahead::{read_ahead_nodes, warm_paths, warm_slots};
-use crate::tree_error::{OnDamage, TreeError, Unreadable};
+use crate::tree_error::{TreeError, Unreadable};
 
 /// A node that updates may still change.
 struct OpenNode {
@@ -98,6 +98,7 @@ impl<'a, S: NodeSink> Merger<'a, S> {
     async fn apply(&mut self, update: Update) -> Result<(), S::Error> {
         match update {
             Update::Zero { range } => self.zero(range, u64::MAX).await.map(drop),
+            Update::Lost { range } => self.lose(range).await,
             Update::Data { vba, addr, crc, birth } => {
                 assert!(birth <= self.context.birth, "a block younger than its node");
                 assert!(vba.raw() < self.root.capacity(), "data beyond the tree");
@@ -162,6 +163,28 @@ impl<'a, S: NodeSink> Merger<'a, S> {
             }
         }
         Ok(range.end)
+    }
+
+    /// Marks a range as lost. What hangs below nodes that can be read is counted, and freed where the
+    /// version owns it.
+    async fn lose(&mut self, range: VirtualRange) -> Result<(), S::Error> {
+        self.advance(range.clone());
+        let end = range.end.min(self.root.capacity());
+        let mut at = range.start;
+        while at < end {
+            self.close_before(at).await?;
+            let position = self.next_position(at);
+            let (entry, span) = (self.entry(position), position.span());
+            let is_covered = span.start == at && span.end <= end;
+            if is_covered && (position.level == 0 || !entry.is_data()) {
+                self.count_out(position, &entry);
+                self.set_entry(position, Entry::LOST);
+                at = span.end;
+            } else {
+                self.open(position).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes holes of everything from `at` on. Reads nothing but the way there, counts nothing
@@ -341,7 +364,7 @@ impl<'a, S: NodeSink> Merger<'a, S> {
     ) -> Result<Option<Arc<Node>>, TreeError> {
         self.nodes_read += 1;
         match self.cache.fetch(entry, position).await {
-            Err(error) if self.context.on_damage == OnDamage::GiveUp => {
+            Err(error) if self.context.on_damage.gives_up(&error) => {
                 self.done.unreadable.push(Unreadable { position, error });
                 Ok(None)
             }

@@ -195,7 +195,7 @@ impl Sweep<'_> {
         result: Result<T, TreeError>,
     ) -> Result<Option<T>, TreeError> {
         match result {
-            Err(error) if self.reclaim.on_damage == OnDamage::GiveUp => {
+            Err(error) if self.reclaim.on_damage.gives_up(&error) => {
                 self.step.unreadable.push(Unreadable { position, error });
                 Ok(None)
             }

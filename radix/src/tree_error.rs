@@ -35,9 +35,25 @@ pub enum TreeError {
 pub enum OnDamage {
     /// Stop with the error; nothing has changed.
     Fail,
+    /// Give up what is below one that was read and is not what was written, as [`GiveUp`] does.
+    /// Stop with the error where the medium fails: what it holds may come back.
+    ///
+    /// [`GiveUp`]: OnDamage::GiveUp
+    GiveUpCorrupt,
     /// Give up what is below it and go on. Its blocks leak (`check` finds them); a merge marks
     /// its positions as lost.
     GiveUp,
+}
+
+impl OnDamage {
+    /// Whether a node that failed with `error` is given up.
+    pub(crate) fn gives_up(self, error: &TreeError) -> bool {
+        match self {
+            Self::Fail => false,
+            Self::GiveUpCorrupt => matches!(error, TreeError::Corrupt { .. }),
+            Self::GiveUp => true,
+        }
+    }
 }
 
 /// A subtree that was given up.

@@ -5,6 +5,7 @@
 //! every row its index entries, because only [`Rows`] writes either.
 
 mod codec;
+mod correct;
 mod index;
 mod keys;
 mod list;

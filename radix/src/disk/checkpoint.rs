@@ -7,18 +7,24 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bough_blockstore::{BlockRun, Chain, ChainFault, ChainStart, Epoch};
 
 use super::clear::Clearing;
 use super::lifecycle::chain_row;
-use super::merge_layers::{MergedLayers, TreeSink, merge_layers, ownership_of};
+use super::merge_layers::{Base, MergedLayers, TreeSink, merge_layers, ownership_of};
 use super::{Disk, Pending, Slot, error_chain};
 use crate::catalogue::{Rows, VersionRow};
 use crate::disk0::{CatalogueError, Commit, Need as PoolNeed};
 use crate::engine::EngineError;
 use crate::overlay::Overlay;
 use crate::space::Which;
+use crate::tree_error::{OnDamage, TreeError, Unreadable};
+
+/// After so many checkpoints that failed since the medium did not give a node, what is below it is
+/// given up: without a checkpoint the disk's log and overlay would grow until nobody can write.
+const FAILED_READS_MAX: u32 = 3;
 
 /// What becomes of the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +50,29 @@ pub(crate) struct Frozen {
     pub nodes_under_way: u64,
     /// What is left to clear ahead, once that has been asked.
     pub clearing: std::sync::Mutex<Option<Option<Clearing>>>,
+    /// How often the medium has failed to give a node that merging this needs.
+    pub failed_reads: AtomicU32,
 }
 
 impl Frozen {
     /// Of the versions that take part, oldest first.
     pub fn epochs(&self) -> Vec<Epoch> {
         self.complete.iter().map(|pending| pending.epoch).chain([self.rest]).collect()
+    }
+
+    /// What becomes of nodes that cannot be read: what is damaged is given up, and everything else
+    /// goes on; what the medium fails to give may come back, and is waited for a few times.
+    pub fn on_damage(&self) -> OnDamage {
+        match self.failed_reads.load(Ordering::Relaxed) {
+            0..FAILED_READS_MAX => OnDamage::GiveUpCorrupt,
+            _ => OnDamage::GiveUp,
+        }
+    }
+
+    pub fn note_failure(&self, error: &EngineError) {
+        if let EngineError::Node(TreeError::Device { .. }) = error {
+            self.failed_reads.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// What is left of the promise; it is no longer kept here.
@@ -139,6 +162,7 @@ impl Disk {
                 promised_nodes: std::sync::Mutex::new(promised),
                 nodes_under_way: state.nodes_under_way,
                 clearing: std::sync::Mutex::default(),
+                failed_reads: AtomicU32::new(0),
             });
             state.frozen = Some(overlay);
             state.plan = Some(Arc::clone(&frozen));
@@ -243,9 +267,9 @@ impl Disk {
     ) -> Result<MergedLayers, EngineError> {
         let ownership = ownership_of(&self.store, &self.oldest_row(frozen).await?).await?;
         let base = self.lock().base;
-        let merged =
-            merge_layers(&self.store, sink, base, &frozen.overlay, &frozen.epochs(), ownership)
-                .await?;
+        let base = Base { root: base, ownership, on_damage: frozen.on_damage() };
+        let merged = merge_layers(&self.store, sink, base, &frozen.overlay, &frozen.epochs()).await;
+        let merged = merged.inspect_err(|error| frozen.note_failure(error))?;
         self.store.device.sync().await.map_err(EngineError::Device)?;
         Ok(merged)
     }
@@ -289,6 +313,7 @@ impl Disk {
         let pages = self.store.put_bits(&mut commit, &merged.bits).await?;
         commit.stage(&[]).await?.durable().await?;
         self.store.bits_written(&pages);
+        self.mourn(&merged.unreadable);
         self.store.space().drop_extents(&spent).map_err(CatalogueError::from)?;
         if let Some(last) = merged.versions.last() {
             let mut state = self.lock();
@@ -302,6 +327,20 @@ impl Disk {
         self.store.free_committed(&merged.bits.clear);
         self.store.free_taken(&merged.dropped);
         Ok(())
+    }
+
+    /// Tells of what a committed merge has given up.
+    pub(super) fn mourn(&self, unreadable: &[Unreadable]) {
+        for Unreadable { position, error } in unreadable {
+            let blocks = position.span();
+            tracing::error!(
+                disk = %self.name(),
+                first_block = blocks.start,
+                end_block = blocks.end,
+                %error,
+                "what was not written since is lost: reading it is an error until it is written"
+            );
+        }
     }
 
     /// The new roots and counts: of each complete snapshot, and, in the head's row, of what comes

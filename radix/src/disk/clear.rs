@@ -21,7 +21,6 @@ use crate::engine::EngineError;
 use crate::merge::{Cleared, MergeContext, Merged, clear};
 use crate::overlay::{Change, Overlay};
 use crate::store::BitChanges;
-use crate::tree_error::OnDamage;
 
 /// What is left to clear of a large discard.
 pub(crate) struct Clearing {
@@ -110,10 +109,10 @@ impl Disk {
         let base = self.lock().base;
         let ownership = ownership_of(&self.store, &self.oldest_row(frozen).await?).await?;
         let birth = frozen.epochs()[0];
-        let context = MergeContext { birth, ownership, on_damage: OnDamage::Fail };
+        let context = MergeContext { birth, ownership, on_damage: frozen.on_damage() };
         let (cache, budget) = (&self.store.cache, self.store.config.reclaim_step_blocks);
-        let cleared =
-            clear(cache, sink, base, &clearing.ranges, clearing.next, budget, context).await?;
+        let cleared = clear(cache, sink, base, &clearing.ranges, clearing.next, budget, context);
+        let cleared = cleared.await.inspect_err(|error| frozen.note_failure(error))?;
         sink.finish().await?;
         // The discard itself, too: no tree may be ahead of what a power cut leaves of a log.
         self.store.device.sync().await.map_err(EngineError::Device)?;
@@ -146,6 +145,7 @@ impl Disk {
         let pages = self.store.put_bits(&mut commit, &bits).await?;
         commit.stage(&[]).await?.durable().await?;
         self.store.bits_written(&pages);
+        self.mourn(&merged.unreadable);
         self.lock().base = merged.root;
         self.store.free_committed(&bits.clear);
         Ok(())

@@ -13,7 +13,7 @@ use crate::overlay::{Change, Overlay};
 use crate::path::Position;
 use crate::space::Need;
 use crate::store::{BitChanges, Store};
-use crate::tree_error::OnDamage;
+use crate::tree_error::{OnDamage, Unreadable};
 use crate::updates::updates_of;
 
 /// Node writes under way at once.
@@ -137,23 +137,30 @@ pub(crate) struct MergedLayers {
     pub bits: BitChanges,
     /// Data that no surviving version sees: never in a tree.
     pub dropped: Vec<BlockAddr>,
+    /// What was below nodes that could not be read.
+    pub unreadable: Vec<Unreadable>,
 }
 
-/// Merges `overlay` for versions of these `epochs` (the last takes everything newer); `first` is
-/// how the oldest one owns.
+/// Where a merge begins: the tree, how its oldest version owns, what becomes of damaged nodes.
+#[derive(Clone, Copy)]
+pub(crate) struct Base {
+    pub root: Root,
+    pub ownership: Ownership,
+    pub on_damage: OnDamage,
+}
+
+/// Merges `overlay` for versions of these `epochs` (the last takes everything newer).
 pub(crate) async fn merge_layers(
     store: &Store,
     sink: &mut TreeSink,
-    base: Root,
+    base: Base,
     overlay: &Overlay,
     epochs: &[Epoch],
-    first: Ownership,
 ) -> Result<MergedLayers, EngineError> {
     let mut merged = MergedLayers::default();
-    let mut root = base;
-    let mut ownership = first;
+    let Base { mut root, mut ownership, on_damage } = base;
     for (layer, &epoch) in overlay.layers(epochs).into_iter().zip(epochs) {
-        let context = MergeContext { birth: epoch, ownership, on_damage: OnDamage::Fail };
+        let context = MergeContext { birth: epoch, ownership, on_damage };
         let result = merge(&store.cache, sink, root, updates_of(&layer.changes), context).await?;
         // The next version's merge reads what this one wrote.
         sink.finish().await?;
@@ -168,6 +175,7 @@ pub(crate) async fn merge_layers(
             Change::Zero(_) => None,
         }));
         merged.bits.clear.extend(result.freed);
+        merged.unreadable.extend(result.unreadable);
         merged.dropped.extend(layer.dropped);
         ownership = Ownership::after(epoch);
     }

@@ -34,7 +34,7 @@ pub(crate) enum Source {
     Zero,
     /// In the store.
     Data { addr: BlockAddr, crc: u32 },
-    /// Given up by an earlier repair.
+    /// Given up when a node was damaged.
     Lost,
 }
 
@@ -171,8 +171,7 @@ pub(crate) async fn deliver(
                     sink(place.at, Piece::Bytes(&bytes[place.within]));
                 }
                 (Source::Lost, _) => {
-                    let addr = BlockAddr::ZERO;
-                    return Err(DiskError::Corrupt { disk: name(), virtual_block, addr });
+                    return Err(DiskError::Lost { disk: name(), virtual_block });
                 }
                 _ => sink(place.at, Piece::Zeros(place.within.len())),
             }

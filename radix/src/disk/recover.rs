@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use bough_blockstore::{
     BlockAddr, BlockRun, ChainEntry, ChainStart, Device, Epoch, Scan, ScanEnd, ScanError,
@@ -75,6 +76,7 @@ impl Disk {
                 promised_nodes: std::sync::Mutex::new(0),
                 nodes_under_way: 0,
                 clearing: std::sync::Mutex::default(),
+                failed_reads: AtomicU32::new(0),
             }
         };
         self.merge_and_commit(&frozen, None).await?;

@@ -28,7 +28,7 @@ pub use commit::{Commit, Need};
 pub use error::CatalogueError;
 pub use open::{FormatOptions, Opened, Recovered, Requirement, format, min_store, pool_blocks};
 pub use pool::{Pool, PoolSpace};
-pub use scrub::{DamagedCopy, Outcome};
+pub use scrub::{Copies, DamagedCopy, Outcome};
 
 /// The catalogue's medium: see the module's documentation.
 pub struct Disk0 {

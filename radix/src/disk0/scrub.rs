@@ -21,6 +21,15 @@ pub struct DamagedCopy {
     pub outcome: Outcome,
 }
 
+/// Whether damaged copies are written again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Copies {
+    /// From the other one.
+    Mend,
+    /// Only told of.
+    Leave,
+}
+
 /// What has become of a damaged copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -35,7 +44,7 @@ type Whole = Option<BlockBuf>;
 
 impl Disk0 {
     /// Reads both copies of everything. Commits wait meanwhile.
-    pub async fn scrub(&self) -> Result<Vec<DamagedCopy>, CatalogueError> {
+    pub async fn scrub(&self, copies: Copies) -> Result<Vec<DamagedCopy>, CatalogueError> {
         let mut superblock = self.writer.write().await;
         if let Some(fault) = self.fault() {
             return Err(fault);
@@ -46,7 +55,7 @@ impl Disk0 {
         self.scrub_superblocks(&mut superblock, &mut found).await?;
         let superblock = RwLockWriteGuard::downgrade(superblock);
         for (position, entry) in self.everything().await {
-            self.scrub_block(&superblock.pool, position, entry, &mut found).await?;
+            self.scrub_block(&superblock.pool, position, entry, copies, &mut found).await?;
         }
         self.raw_device.sync().await?;
         Ok(found)
@@ -85,6 +94,7 @@ impl Disk0 {
         pool: &[PoolRun],
         position: Position,
         entry: Entry,
+        copies: Copies,
         found: &mut Vec<DamagedCopy>,
     ) -> Result<(), CatalogueError> {
         let Some(primary) = entry.pointer() else { return Ok(()) };
@@ -100,7 +110,9 @@ impl Disk0 {
                 return Ok(());
             }
         };
-        self.raw_device.write(damaged, whole.share()).await?;
+        if copies == Copies::Mend {
+            self.raw_device.write(damaged, whole.share()).await?;
+        }
         found.push(DamagedCopy { block: Some(damaged), outcome: Outcome::Mended });
         Ok(())
     }

@@ -28,6 +28,20 @@ impl Engine {
         let _verbs = self.inner.verbs.lock().await;
         let (disk, origin) = self.clone_source(source).await?;
         self.materialise(&disk, &origin).await?;
+        self.put_clones(&origin, names).await?;
+        let mut infos = Vec::with_capacity(names.len());
+        for name in names {
+            infos.push(self.disk_info(name).await?);
+        }
+        Ok(infos)
+    }
+
+    /// The commit of new disks that begin as `origin`, which has a tree and cannot go away.
+    pub(super) async fn put_clones(
+        &self,
+        origin: &VersionRow,
+        names: &[DiskName],
+    ) -> Result<(), EngineError> {
         let mut epoch = self.new_epochs(u64::try_from(names.len()).unwrap_or(1)).await?;
         let created_unix = self.store().runtime.unix_seconds();
         let mut commit = self.store().catalogue.begin(PoolNeed::Ordinary).await?;
@@ -48,11 +62,7 @@ impl Engine {
             epoch = epoch.next();
         }
         commit.stage(&[]).await?.durable().await?;
-        let mut infos = Vec::with_capacity(names.len());
-        for name in names {
-            infos.push(self.disk_info(name).await?);
-        }
-        Ok(infos)
+        Ok(())
     }
 
     async fn clone_source(

@@ -21,9 +21,11 @@ mod reclaim;
 #[cfg(test)]
 mod reclaim_tests;
 mod rename;
+mod repair;
 mod report;
 mod resize;
 mod rollback;
+mod salvage;
 mod scrub;
 mod snapshot;
 
@@ -44,6 +46,7 @@ pub use delete::DeleteOptions;
 pub use diff::Differences;
 pub use error::EngineError;
 pub use reader::Reader;
+pub use repair::RepairMode;
 pub use scrub::{Progress, ScrubOptions};
 
 /// Epochs leased from the catalogue at a time.

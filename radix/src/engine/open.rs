@@ -61,6 +61,21 @@ impl Engine {
         runtime: Arc<dyn Runtime>,
         config: EngineConfig,
     ) -> Result<Self, EngineError> {
+        let engine = Self::open_catalogue(device, runtime, config).await?;
+        engine.recover_disks().await?;
+        engine.lease_epochs(1).await?;
+        engine.resume_deletes().await?;
+        engine.start_background();
+        Ok(engine)
+    }
+
+    /// Opens the catalogue and nothing else: no disk is recovered, nothing is reclaimed. Only what
+    /// reads, and what changes the catalogue alone, may be asked of it.
+    pub(super) async fn open_catalogue(
+        device: Arc<dyn Device>,
+        runtime: Arc<dyn Runtime>,
+        config: EngineConfig,
+    ) -> Result<Self, EngineError> {
         let device: Arc<dyn Device> = OneSync::new(device, Arc::clone(&runtime));
         let cell: Arc<OnceLock<Arc<Mutex<Space>>>> = Arc::new(OnceLock::new());
         let freed_to = Arc::clone(&cell);
@@ -98,12 +113,7 @@ impl Engine {
             overlays,
             arrived: Notify::new(),
         });
-        let engine = Self { inner: Arc::new(Inner::new(store, &superblock, counters)) };
-        engine.recover_disks().await?;
-        engine.lease_epochs(1).await?;
-        engine.resume_deletes().await?;
-        engine.start_background();
-        Ok(engine)
+        Ok(Self { inner: Arc::new(Inner::new(store, &superblock, counters)) })
     }
 
     /// Leaves nothing in any chain, so that the next opening has nothing to recover; then stops.

@@ -21,7 +21,7 @@ const LOOK_BLOCKS: u64 = 4096;
 /// A version to read from; it cannot go away meanwhile.
 pub struct Reader {
     pub(super) engine: Engine,
-    version: VersionId,
+    pub(super) version: VersionId,
     name: String,
     pub(super) root: Root,
     size_bytes: u64,

@@ -6,7 +6,7 @@ use bough_blockstore::{BlockAddr, Epoch};
 
 use super::{Engine, EngineError};
 use crate::catalogue::{Rows, VersionId, VersionKind};
-use crate::disk0::{DamagedCopy, Outcome};
+use crate::disk0::{Copies, DamagedCopy, Outcome};
 use crate::info::{CheckReport, Finding, Severity};
 use crate::node::{Entry, Node, Root};
 use crate::path::Position;
@@ -41,7 +41,7 @@ impl Engine {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<CheckReport, EngineError> {
         let mut report = CheckReport::default();
-        let copies = self.store().catalogue.scrub().await?;
+        let copies = self.store().catalogue.scrub(Copies::Mend).await?;
         report.findings.extend(copies.iter().map(copy_finding));
         let mut from = VersionId(0);
         let mut pace = Pace::new(self, options);
@@ -105,7 +105,7 @@ impl Engine {
     }
 
     /// Looks at the medium itself: a node in memory says nothing about it.
-    async fn verify(
+    pub(super) async fn verify(
         &self,
         addr: BlockAddr,
         position: Position,
@@ -153,7 +153,7 @@ impl Engine {
     }
 }
 
-fn copy_finding(copy: &DamagedCopy) -> Finding {
+pub(super) fn copy_finding(copy: &DamagedCopy) -> Finding {
     let message = match copy.outcome {
         Outcome::Mended => "a copy of part of the catalogue; written again from the other one",
         Outcome::Lost => "both copies of part of the catalogue are damaged",

@@ -13,7 +13,7 @@ use crate::btree::{PAGES_MAX, Page};
 /// The catalogue page of the first bitmap page; rows have the pages below.
 pub const BITMAP_BASE: u64 = PAGES_MAX;
 /// Blocks that one page tells of.
-pub(super) const PAGE_BLOCKS: u64 = BLOCK_BYTES_U64 * 8;
+pub const PAGE_BLOCKS: u64 = BLOCK_BYTES_U64 * 8;
 /// The size of the catalogue's address space: rows and a bitmap for every possible address.
 pub const CATALOGUE_BLOCKS: u64 = BITMAP_BASE + (BlockAddr::MAX.raw() + 1) / PAGE_BLOCKS;
 

@@ -43,7 +43,7 @@ use extents::Extent;
 use runs::RunSet;
 
 pub use admission::Room;
-pub use bitmap::{CATALOGUE_BLOCKS, bitmap_page_of};
+pub use bitmap::{CATALOGUE_BLOCKS, PAGE_BLOCKS, bitmap_page_of};
 pub use counts::{Floors, Full, Need};
 pub use extents::Which;
 pub use grant::Grant;

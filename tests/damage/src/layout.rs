@@ -130,12 +130,25 @@ impl Tree {
     /// # Panics
     /// At the first thing that is not as described.
     pub fn read(medium: &impl Medium, root: Root) -> Self {
+        Self::collect(medium, root, |position, pointer| panic!("{position:?} {pointer:?}"))
+    }
+
+    /// Walks a tree, passing by what is below nodes that are not what they should be, and by data
+    /// that is not.
+    pub fn read_around(medium: &impl Medium, root: Root) -> Self {
+        Self::collect(medium, root, |_, _| {})
+    }
+
+    fn collect(medium: &impl Medium, root: Root, mut damaged: impl FnMut(Position, Pointer)) -> Self {
         let mut tree = Self::default();
         let top = Position { level: root.height, index: 0 };
         let mut ahead: Vec<_> = root.top.map(|pointer| (top, pointer)).into_iter().collect();
         while let Some((position, pointer)) = ahead.pop() {
             let block = medium.read(pointer.addr);
-            assert_eq!(position.checksum(&block[..]), pointer.crc, "{position:?} {pointer:?}");
+            if position.checksum(&block[..]) != pointer.crc {
+                damaged(position, pointer);
+                continue;
+            }
             tree.blocks.insert(position, pointer);
             if position.level == 0 {
                 continue;

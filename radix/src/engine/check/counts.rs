@@ -4,7 +4,7 @@
 //! may be reclaimed, whether the store is full, which number comes next.
 
 use super::subject::{Base, Subject, name_of};
-use super::tally::Tally;
+use super::tally::{Mend, Tally};
 use crate::btree::Totals;
 use crate::catalogue::{DiskRow, ReclaimRow, Rows, VersionId, VersionRow};
 use crate::disk0::Snapshot;
@@ -60,11 +60,15 @@ impl OfStore {
             return;
         }
         if let Some(owned) = self.owned_in_row(subject, found) {
-            tally.compare(Some(&subject.name), OWN, row.owned_blocks, owned);
+            compare_own(&subject.name, row, owned, tally);
         }
         if let Some(referenced) = referenced(subject, found, tally) {
             let kept = i128::from(row.referenced_blocks);
-            tally.compare(Some(&subject.name), "blocks referred to", kept, referenced);
+            let is_wrong =
+                tally.compare(Some(&subject.name), "blocks referred to", kept, referenced);
+            if is_wrong && let Ok(blocks) = i64::try_from(referenced) {
+                tally.mends.push(Mend::Referenced(row.id, blocks));
+            }
             tally.remember_wrong(row.id, kept - referenced);
         }
     }
@@ -119,7 +123,7 @@ impl OfStore {
         }
         if let Some(disk) = rows.get_disk(row.disk).await? {
             let found = owned + i128::from(reclaim.freed_data);
-            tally.compare(Some(&name_of(&disk, &row)), OWN, row.owned_blocks, found);
+            compare_own(&name_of(&disk, &row), &row, found, tally);
         }
         Ok(())
     }
@@ -131,14 +135,24 @@ impl OfStore {
         tally: &mut Tally,
     ) -> Result<(), EngineError> {
         let (kept, counters) = (rows.totals().await?, rows.counters().await?);
-        tally.compare(None, "disks", kept.disks, self.totals.disks);
-        tally.compare(None, "snapshots", kept.snapshots, self.totals.snapshots);
-        tally.compare(None, "versions being reclaimed", kept.reclaims, self.totals.reclaims);
+        let found = self.totals;
+        tally.compare(None, "disks", kept.disks, found.disks);
+        tally.compare(None, "snapshots", kept.snapshots, found.snapshots);
+        tally.compare(None, "versions being reclaimed", kept.reclaims, found.reclaims);
+        if kept != found {
+            tally.mends.push(Mend::Totals(found));
+        }
         tally.compare_next("numbers of disks", counters.next_disk.into(), self.disks_end);
         tally.compare_next("numbers of versions", counters.next_version, self.versions_end);
         tally.compare_next("epochs", counters.epoch_lease_end.raw(), self.epochs_end);
         let used_end = tally.used_end();
         tally.compare_next("blocks never granted", counters.virgin_from.raw(), used_end);
+        tally.mends.push(Mend::Next {
+            disk: self.disks_end,
+            version: self.versions_end,
+            epoch: self.epochs_end,
+            block: used_end,
+        });
         Ok(())
     }
 }
@@ -184,8 +198,17 @@ pub(super) async fn compare_children(
             _ => break,
         }
     }
-    tally.compare(Some(&name), "versions that began from it", row.child_count, found);
+    if tally.compare(Some(&name), "versions that began from it", row.child_count, found) {
+        tally.mends.push(Mend::Children(row.id, found));
+    }
     Ok(())
+}
+
+fn compare_own(name: &str, row: &VersionRow, found: i128, tally: &mut Tally) {
+    let is_wrong = tally.compare(Some(name), OWN, row.owned_blocks, found);
+    if is_wrong && let Ok(blocks) = i64::try_from(found) {
+        tally.mends.push(Mend::Owned(row.id, blocks));
+    }
 }
 
 /// Holds the count of used blocks against `bits_set` in the bitmaps. Where those are wrong they
@@ -193,9 +216,13 @@ pub(super) async fn compare_children(
 pub(super) async fn compare_used(
     rows: &Rows<'_, Snapshot<'_>>,
     bits_set: u64,
+    mended_bits_set: u64,
     tally: &mut Tally,
 ) -> Result<(), EngineError> {
     let kept = rows.counters().await?.used_blocks;
+    if kept != mended_bits_set {
+        tally.mends.push(Mend::Used(mended_bits_set));
+    }
     let is_that_of_trees = !tally.partial && kept == tally.used_blocks;
     if !is_that_of_trees {
         tally.compare(None, "blocks used", kept, bits_set);

@@ -9,24 +9,35 @@ mod counts;
 mod subject;
 mod tally;
 
-use bough_blockstore::{BlockAddr, DiskId, Epoch, VirtualBlock};
+use bough_blockstore::{BlockAddr, BlockCount, DiskId, Epoch, VirtualBlock};
 
-use super::{Engine, EngineError, lock};
+use super::{Engine, EngineError, Progress, lock};
 use crate::btree::Pages;
 use crate::catalogue::{DiskRow, Rows, VersionId, VersionKind, VersionRow};
 use crate::diff::diff;
-use crate::disk0::Snapshot;
+use crate::disk0::{CatalogueError, Snapshot};
 use crate::info::{CheckReport, Finding, Severity};
 use crate::node::{Entry, Root};
 use crate::path::Position;
-use crate::space::bitmap_page_of;
+use crate::space::{PAGE_BLOCKS, bitmap_page_of};
 use crate::walk::{Found, Onward, walk};
 
 use counts::{OfStore, OfVersion};
 use subject::{Base, Subject, name_of};
-use tally::{PAGE_BLOCKS, Tally, is_set};
+use tally::is_set;
+
+pub(super) use tally::{Mend, Tally};
 
 const PAGE_ROWS: usize = 256;
+
+/// What to do about a page of the space bitmap of which no copy is whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum LostPages {
+    /// Stop with the error that names it.
+    Fail,
+    /// Say what should be in it.
+    Replace,
+}
 
 impl Engine {
     /// Walks every version, and compares with the space bitmaps and with all numbers that are
@@ -36,28 +47,42 @@ impl Engine {
     /// Where the catalogue cannot be read: what is wrong with disks is in the report.
     pub async fn check(&self) -> Result<CheckReport, EngineError> {
         let mut view = self.store().catalogue.read().await;
+        let mut tally = self.survey(&mut view, LostPages::Fail, &mut |_| {}).await?;
+        self.add_faults(&mut tally);
+        Ok(tally.finish())
+    }
+
+    /// As [`Engine::check`], with what a repair needs to know.
+    pub(super) async fn survey(
+        &self,
+        view: &mut Snapshot<'_>,
+        lost_pages: LostPages,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Tally, EngineError> {
         let mut tally = Tally::default();
         let mut store = OfStore::default();
         let mut from = DiskId(0);
         // A version comes after the one that it began from: disks are numbered as they are made,
         // and epochs grow along every path.
         loop {
-            let page = Rows::new(&mut view).list_all_disks(from, PAGE_ROWS).await?;
+            let page = Rows::new(view).list_all_disks(from, PAGE_ROWS).await?;
             for disk in &page {
-                self.check_disk(&mut view, disk, &mut store, &mut tally).await?;
+                self.check_disk(view, disk, &mut store, &mut tally).await?;
+                let total_bytes = self.store().space().counts().used * 4096;
+                let done_bytes = (tally.used_blocks * 4096).min(total_bytes);
+                progress(Progress { done_bytes, total_bytes });
             }
             match page.last() {
                 Some(last) if page.len() == PAGE_ROWS => from = DiskId(last.id.0 + 1),
                 _ => break,
             }
         }
-        self.check_unlisted(&mut view, &mut store, &mut tally).await?;
-        let rows = Rows::new(&mut view);
+        self.check_unlisted(view, &mut store, &mut tally).await?;
+        let rows = Rows::new(view);
         store.count_reclaims(&rows, &mut tally).await?;
         store.compare_page(&rows, &mut tally).await?;
-        self.compare_bitmaps(&mut view, &mut tally).await?;
-        self.add_faults(&mut tally);
-        Ok(tally.finish())
+        self.compare_bitmaps(view, lost_pages, &mut tally).await?;
+        Ok(tally)
     }
 
     /// All versions of a disk, oldest first.
@@ -85,7 +110,9 @@ impl Engine {
             }
         }
         check_names(&Rows::new(view), disk, tally).await?;
-        tally.compare(Some(disk.name.as_str()), "snapshots", disk.snapshot_count, snapshots);
+        if tally.compare(Some(disk.name.as_str()), "snapshots", disk.snapshot_count, snapshots) {
+            tally.mends.push(Mend::Snapshots(disk.id, snapshots));
+        }
         store.note_disk(disk, snapshots);
         Ok(())
     }
@@ -193,17 +220,37 @@ impl Engine {
     async fn compare_bitmaps(
         &self,
         view: &mut Snapshot<'_>,
+        lost_pages: LostPages,
         tally: &mut Tally,
     ) -> Result<(), EngineError> {
         let total = self.store().space().counts().total;
-        let mut bits_set = 0;
+        let (mut bits_set, mut mended_bits_set) = (0, 0);
+        // What hangs below a node that cannot be read is in use, and nobody knows what that is.
+        let may_clear = !tally.partial && !tally.is_torn;
         for index in 0..total.div_ceil(PAGE_BLOCKS) {
             let first = BlockAddr::of(index * PAGE_BLOCKS);
-            let page = view.get(bitmap_page_of(first)).await?;
-            bits_set += page.iter().map(|byte| u64::from(byte.count_ones())).sum::<u64>();
-            compare_bits(first, &tally.take_page(index), &page, tally);
+            let used = tally.take_page(index);
+            let page = match view.get(bitmap_page_of(first)).await {
+                Ok(page) => Box::new(**page),
+                Err(CatalogueError::Damaged { addr, .. })
+                    if lost_pages == LostPages::Replace && may_clear =>
+                {
+                    let message = format!("the only two copies of what is used from block {first}");
+                    tally.find_mendable(Severity::Corruption, None, Some(addr), message);
+                    tally.mends.push(Mend::Bits { index, page: used.clone() });
+                    mended_bits_set += ones(&used);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            bits_set += ones(&page);
+            let mended = compare_bits(first, &used, &page, may_clear, tally);
+            mended_bits_set += ones(&mended);
+            if mended != page {
+                tally.mends.push(Mend::Bits { index, page: mended });
+            }
         }
-        counts::compare_used(&Rows::new(view), bits_set, tally).await
+        counts::compare_used(&Rows::new(view), bits_set, mended_bits_set, tally).await
     }
 
     fn add_faults(&self, tally: &mut Tally) {
@@ -251,10 +298,14 @@ fn meet(
     counts: &mut OfVersion,
     tally: &mut Tally,
 ) -> Onward {
-    let Some(addr) = entry.pointer() else { return Onward::Past };
     if subject.is_void(position) {
         return Onward::Past;
     }
+    let Some(addr) = entry.pointer() else {
+        let blocks = BlockCount::covering(subject.row.size_bytes).0;
+        tally.note_lost(&subject.name, &position.span(), blocks);
+        return Onward::Past;
+    };
     if !subject.ownership.owns(position, &entry) {
         return if subject.is_split(position) { Onward::Down } else { Onward::Past };
     }
@@ -273,17 +324,42 @@ fn meet(
     Onward::Past
 }
 
-/// One page of the bitmap, of the blocks from `first` on.
-fn compare_bits(first: BlockAddr, used: &[u8; 4096], page: &[u8; 4096], tally: &mut Tally) {
+/// One page of the bitmap, of the blocks from `first` on; what it should be. `may_clear`: every
+/// block in use is known.
+fn compare_bits(
+    first: BlockAddr,
+    used: &[u8; 4096],
+    page: &[u8; 4096],
+    may_clear: bool,
+    tally: &mut Tally,
+) -> Box<[u8; 4096]> {
     if used == page {
-        return;
+        return Box::new(*page);
     }
     for bit in 0..PAGE_BLOCKS {
-        let (severity, message) = match (is_set(used, bit), is_set(page, bit)) {
-            (true, false) => (Severity::Corruption, "used by a version, and marked free"),
-            (false, true) => (Severity::Leak, "marked used, and used by nobody"),
-            _ => continue,
-        };
-        tally.find(severity, None, Some(first.plus(bit)), message.to_owned());
+        let at = Some(first.plus(bit));
+        match (is_set(used, bit), is_set(page, bit)) {
+            (true, false) => {
+                let message = "used by a version, and marked free".to_owned();
+                tally.find_mendable(Severity::Corruption, None, at, message);
+            }
+            (false, true) => {
+                let message = "marked used, and used by nobody".to_owned();
+                match may_clear {
+                    true => tally.find_mendable(Severity::Leak, None, at, message),
+                    false => tally.find(Severity::Leak, None, at, message),
+                }
+            }
+            _ => {}
+        }
     }
+    let mut mended = Box::new(*used);
+    if !may_clear {
+        mended.iter_mut().zip(page).for_each(|(byte, kept)| *byte |= kept);
+    }
+    mended
+}
+
+fn ones(page: &[u8; 4096]) -> u64 {
+    page.iter().map(|byte| u64::from(byte.count_ones())).sum()
 }

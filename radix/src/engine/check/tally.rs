@@ -2,22 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use bough_blockstore::BlockAddr;
+use bough_blockstore::{BLOCK_BYTES_U64, BlockAddr, DiskId, VirtualRange, to_u64};
 
+use crate::btree::Totals;
 use crate::catalogue::VersionId;
-use crate::info::{CheckReport, Finding, Severity};
+use crate::info::{CheckReport, Finding, LostRange, Severity};
+use crate::space::PAGE_BLOCKS;
 
 /// Findings of each severity that are told; more are only counted.
 const FINDINGS_MAX: u64 = 1000;
 /// Wrong counts that are remembered for those who are compared with them.
 const WRONG_MAX: usize = 1 << 16;
-/// Blocks that one page of the space bitmap tells of.
-pub(super) const PAGE_BLOCKS: u64 = 32_768;
 
 /// See the module's documentation. Its memory is bounded by the store's size (a bit for each
 /// block of pages in use) and by constants, never by how many versions there are.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(in crate::engine) struct Tally {
     used: BTreeMap<u64, Box<[u8; 4096]>>,
     pub report: CheckReport,
     /// How many different blocks trees use.
@@ -29,6 +29,32 @@ pub(super) struct Tally {
     wrong: BTreeMap<VersionId, i128>,
     leaks: u64,
     corruptions: u64,
+    /// What of it a repair can put right, and how.
+    pub mends: Vec<Mend>,
+    mendable: Vec<Finding>,
+    /// Something else than numbers and bits is wrong.
+    pub is_torn: bool,
+}
+
+/// What is to be written to put right what was found.
+#[derive(Debug)]
+pub(in crate::engine) enum Mend {
+    /// A page of the space bitmap.
+    Bits { index: u64, page: Box<[u8; 4096]> },
+    /// Blocks that a version refers to.
+    Referenced(VersionId, i64),
+    /// Blocks of its own.
+    Owned(VersionId, i64),
+    /// Versions that began from it.
+    Children(VersionId, u64),
+    /// Snapshots of a disk.
+    Snapshots(DiskId, u64),
+    /// Numbers of the store.
+    Totals(Totals),
+    /// Blocks used.
+    Used(u64),
+    /// The first numbers that were not given out: of disks, versions, epochs, blocks.
+    Next { disk: u64, version: u64, epoch: u64, block: u64 },
 }
 
 impl Tally {
@@ -67,21 +93,23 @@ impl Tally {
 
     /// Holds a number that commits keep against what is there. As reference counts are judged:
     /// one too high only keeps something back, which is a leak; one too low gives away, or
-    /// promises, what is in use.
+    /// promises, what is in use. Says whether it is wrong.
     pub fn compare(
         &mut self,
         whose: Option<&str>,
         what: &str,
         kept: impl Into<i128>,
         found: impl Into<i128>,
-    ) {
+    ) -> bool {
         let (kept, found) = (kept.into(), found.into());
         let severity = match kept.cmp(&found) {
-            std::cmp::Ordering::Equal => return,
+            std::cmp::Ordering::Equal => return false,
             std::cmp::Ordering::Greater => Severity::Leak,
             std::cmp::Ordering::Less => Severity::Corruption,
         };
-        self.find(severity, whose, None, format!("{what}: {kept} counted, {found} found"));
+        let message = format!("{what}: {kept} counted, {found} found");
+        self.find_mendable(severity, whose, None, message);
+        true
     }
 
     /// Holds the first of the numbers that are still to be given out against those in use.
@@ -89,10 +117,11 @@ impl Tally {
         if next < used_end {
             let last = used_end - 1;
             let message = format!("{what}: {next} is to come next, and {last} is in use");
-            self.find(Severity::Corruption, None, None, message);
+            self.find_mendable(Severity::Corruption, None, None, message);
         }
     }
 
+    /// Something that no repair can put right.
     pub fn find(
         &mut self,
         severity: Severity,
@@ -100,23 +129,69 @@ impl Tally {
         block: Option<BlockAddr>,
         message: String,
     ) {
+        self.is_torn |= severity == Severity::Corruption;
+        if self.is_worth_telling(severity) {
+            self.report.findings.push(finding(severity, version, block, message));
+        }
+    }
+
+    /// Something that one of the mends puts right.
+    pub fn find_mendable(
+        &mut self,
+        severity: Severity,
+        version: Option<&str>,
+        block: Option<BlockAddr>,
+        message: String,
+    ) {
+        if self.is_worth_telling(severity) {
+            self.mendable.push(finding(severity, version, block, message));
+        }
+    }
+
+    fn is_worth_telling(&mut self, severity: Severity) -> bool {
         // Each severity by itself: no number of leaks may hide a corruption.
         let told = match severity {
             Severity::Leak => &mut self.leaks,
             Severity::Corruption => &mut self.corruptions,
         };
         *told += 1;
-        if *told <= FINDINGS_MAX {
-            self.report.findings.push(Finding {
-                severity,
-                version: version.map(str::to_owned),
-                block: block.map(BlockAddr::raw),
-                message,
-            });
+        *told <= FINDINGS_MAX
+    }
+
+    /// Blocks of a version were given up; it has `blocks` in all.
+    pub fn note_lost(&mut self, version: &str, span: &VirtualRange, blocks: u64) {
+        let range = span.start.min(blocks)..span.end.min(blocks);
+        if range.is_empty() {
+            return;
+        }
+        self.report.lost_blocks += range.end - range.start;
+        let (start_bytes, length_bytes) =
+            (range.start * BLOCK_BYTES_U64, (range.end - range.start) * BLOCK_BYTES_U64);
+        let is_told = to_u64(self.report.lost.len()) < FINDINGS_MAX;
+        match self.report.lost.last_mut() {
+            Some(last)
+                if last.version == version
+                    && last.start_bytes + last.length_bytes == start_bytes =>
+            {
+                last.length_bytes += length_bytes;
+            }
+            _ if is_told => {
+                let version = version.to_owned();
+                self.report.lost.push(LostRange { version, start_bytes, length_bytes });
+            }
+            _ => {}
         }
     }
 
+    /// What was found, and apart from it what of that the mends put right.
+    pub fn split(mut self) -> (CheckReport, Vec<Finding>, Vec<Mend>) {
+        let (mendable, mends) =
+            (std::mem::take(&mut self.mendable), std::mem::take(&mut self.mends));
+        (self.report, mendable, mends)
+    }
+
     pub fn finish(mut self) -> CheckReport {
+        self.report.findings.append(&mut self.mendable);
         let counts = [(Severity::Corruption, self.corruptions), (Severity::Leak, self.leaks)];
         for (severity, count) in counts.into_iter().filter(|(_, count)| *count > FINDINGS_MAX) {
             let message = format!("{} more like this are not listed", count - FINDINGS_MAX);
@@ -124,6 +199,16 @@ impl Tally {
         }
         self.report
     }
+}
+
+fn finding(
+    severity: Severity,
+    version: Option<&str>,
+    block: Option<BlockAddr>,
+    message: String,
+) -> Finding {
+    let (version, block) = (version.map(str::to_owned), block.map(BlockAddr::raw));
+    Finding { severity, version, block, message }
 }
 
 fn byte_of(bit: u64) -> usize {

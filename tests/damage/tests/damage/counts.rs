@@ -32,7 +32,7 @@ fn add(field: &mut [u8], by: i64) {
 }
 
 /// A version's row with one of the three numbers at its end changed.
-fn forge_version(name: &str, from_end: usize, by: i64) -> SimImage {
+pub fn forge_version(name: &str, from_end: usize, by: i64) -> SimImage {
     let mut image = store();
     let layout = Layout::read(&image);
     rewrite_row(&mut image, &layout, &layout.rows.version(name).key(), |row| {
@@ -43,7 +43,7 @@ fn forge_version(name: &str, from_end: usize, by: i64) -> SimImage {
 }
 
 /// Page 0 with one field changed.
-fn forge_store(field: usize, by: i64) -> SimImage {
+pub fn forge_store(field: usize, by: i64) -> SimImage {
     let mut image = store();
     let layout = Layout::read(&image);
     rewrite_catalogue_page(&mut image, &layout, 0, |page| {

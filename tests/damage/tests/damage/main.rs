@@ -6,6 +6,8 @@ mod chain;
 mod counts;
 mod kit;
 mod lies;
+mod living;
 mod media;
+mod repair;
 mod trees;
 mod whole;

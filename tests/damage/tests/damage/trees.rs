@@ -8,7 +8,7 @@ use bough_radix::Severity;
 use crate::kit::{VERSIONS, findings, look, store};
 
 /// Which blocks of which versions lie at or below a block of the store.
-fn below(image: &impl Medium, layout: &Layout, addr: u64) -> BTreeSet<(&'static str, u64)> {
+pub fn below(image: &impl Medium, layout: &Layout, addr: u64) -> BTreeSet<(&'static str, u64)> {
     let mut found = BTreeSet::new();
     for name in VERSIONS {
         let tree: Tree = layout.tree(image, name);

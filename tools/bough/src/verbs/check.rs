@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bough_radix::{CheckReport, Finding, Severity};
+use bough_radix::{CheckReport, Finding, LostRange, Severity};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -35,6 +35,7 @@ pub fn exit_code(report: &CheckReport) -> ExitCode {
 /// Every finding, then the sum.
 pub fn text(report: &CheckReport, what_blocks: &str) -> String {
     let mut lines: Vec<String> = report.findings.iter().map(line).collect();
+    lines.extend(report.lost.iter().map(lost_line));
     lines.push(format!(
         "{} versions, {} nodes, {} blocks {what_blocks}: {}",
         report.versions,
@@ -52,6 +53,13 @@ fn verdict(report: &CheckReport) -> String {
         (0, leaks) => format!("{leaks} leaks: space lost, data whole"),
         (corruptions, leaks) => format!("CORRUPT: {corruptions} corruptions, {leaks} leaks"),
     }
+}
+
+/// Lost, known to be, and no fault of the store's any more.
+pub fn lost_line(lost: &LostRange) -> String {
+    let LostRange { version, start_bytes, length_bytes } = lost;
+    let end_bytes = start_bytes + length_bytes;
+    format!("lost: {version}: bytes {start_bytes} to {end_bytes} are an error until written")
 }
 
 fn line(finding: &Finding) -> String {
