@@ -37,6 +37,6 @@ pub use serve::{OnFull, ServeError, ServeOptions, serve};
 pub use sockets::{
     SocketError, SocketRights, control_socket, default_socket_dir, disk_socket, group_number,
 };
-pub use store::{NewBlocks, OpenOptions, OpenStore, StoreError, create_store};
+pub use store::{NewBlocks, OpenOptions, OpenStore, StoreError, create_store, repair_store};
 pub use vhost::{Export, ExportOptions, MAX_QUEUES, VhostError};
 pub use waiting::{Waiting, WaitingLines};

@@ -13,7 +13,10 @@ use bough_blockstore::{
     BLOCK_BYTES_U64, BlockCount, Device, Holder, OpenError, OpenMode, Reactor, ReactorConfig,
     ReactorHandle, UringDevice, UringRuntime,
 };
-use bough_radix::{Engine, EngineConfig, EngineError};
+use bough_radix::{
+    DiskName, Engine, EngineConfig, EngineError, Progress, RepairMode, RepairReport, SalvageReport,
+    VersionName,
+};
 use rustix::fs::OFlags;
 
 use crate::folder::{FolderError, StoreFolder};
@@ -281,6 +284,19 @@ impl OpenStore {
         Ok(status.map_err(|source| self.engine_error(source))?.used_bytes)
     }
 
+    /// Makes the disk `name` of what can be read of `source`.
+    pub async fn salvage(
+        &self,
+        source: VersionName,
+        name: DiskName,
+        mut progress: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<SalvageReport, StoreError> {
+        let engine = self.engine.clone();
+        let work = move || async move { engine.salvage(&source, &name, &mut progress).await };
+        let salvaged = self.reactors.run(work).await?;
+        salvaged.map_err(|source| self.engine_error(source))
+    }
+
     fn engine_error(&self, source: EngineError) -> StoreError {
         StoreError::Engine { folder: self.folder.path().to_owned(), source }
     }
@@ -293,6 +309,29 @@ impl OpenStore {
         self.reactors.stop();
         closed.map_err(|source| self.engine_error(source))
     }
+}
+
+/// Puts right what can be of a store that nobody else has open, or says what that would be.
+pub async fn repair_store(
+    folder: &StoreFolder,
+    options: OpenOptions,
+    mode: RepairMode,
+    mut progress: impl FnMut(Progress) + Send + 'static,
+) -> Result<RepairReport, StoreError> {
+    let device = UringDevice::open(&folder.blocks()?, OpenMode::ReadWrite, &folder.lock_path())?;
+    let Warm { reactors, options } = Warm::up(options)?;
+    Holder::this_process()
+        .write(&folder.lock_path())
+        .map_err(|source| StoreError::Io { path: folder.lock_path(), source })?;
+    let config = EngineConfig::with_memory(options.memory_bytes);
+    let work = move || async move {
+        let (device, runtime) = (Arc::new(device), Arc::new(UringRuntime));
+        Engine::repair(device, runtime, config, mode, &mut progress).await
+    };
+    let repaired = reactors.run(work).await?;
+    reactors.stop();
+    let folder = folder.path().to_owned();
+    repaired.map_err(|source| StoreError::Engine { folder, source })
 }
 
 /// Makes a store in `folder`.

@@ -26,7 +26,8 @@ A first tour:
   bough tree
 
 Every command works with a server running and without one. Sizes take K, M, G, T and P.
-Exit status: 0 done, 1 failed, 2 not understood; `check` and `status` tell more by theirs."
+Exit status: 0 done, 1 failed, 2 not understood; `check`, `scrub`,
+`repair` and `status` tell more by theirs."
 )]
 pub struct Cli {
     /// Options of all commands.
@@ -100,6 +101,8 @@ twice or counted too low, 3 only space is lost or something counted too high.")]
     Check,
     /// Read and verify every block
     Scrub(Scrub),
+    /// Put right what `check` and `scrub` find, as far as it can be known
+    Repair(Repair),
     /// Make the store larger
     Grow(Grow),
     /// Change a disk's size
@@ -429,6 +432,35 @@ pub struct Scrub {
     /// Read at most so much each second
     #[arg(long, value_name = "SIZE")]
     pub rate: Option<Size>,
+}
+
+/// `bough repair`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bough repair -n                       what is wrong, and what can be put right?
+  bough repair
+  bough repair --salvage web-1 web-1-rest
+
+Put right are a damaged superblock and whatever of the catalogue has one good copy left, from that;
+space and all numbers kept, from a walk of all disks. Nothing may serve the store meanwhile. What a
+damaged node of a disk led to cannot be known: `--salvage` makes a clone in which the rest can be
+read, tells which ranges are lost, and these are an error until they are written. Once no version
+has the damaged node any more (what is written over it replaces it), another repair frees what it
+led to.
+
+Exit status: 0 all is well now, 1 it could not be done, 2 something is lost or used twice, 3 only space
+is lost; of --salvage: 0 all could be read, 1 it could not be done, 2 something is lost.")]
+pub struct Repair {
+    /// Only say what would be put right
+    #[arg(short = 'n', long, conflicts_with = "salvage")]
+    pub dry_run: bool,
+    /// Make a disk of what can be read of this one
+    #[arg(long, value_name = "DISK[@SNAP]", requires = "name")]
+    pub salvage: Option<VersionName>,
+    /// What that disk shall be called
+    #[arg(requires = "salvage")]
+    pub name: Option<DiskName>,
 }
 
 /// `bough grow`

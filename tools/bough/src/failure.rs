@@ -2,6 +2,7 @@
 
 use std::io;
 
+use bough_blockstore::OpenError;
 use bough_server::{ErrorDetail, ServeError, SocketError, StoreError};
 
 use crate::backend::CommandError;
@@ -39,6 +40,12 @@ pub enum Failure {
         /// The label.
         label: String,
     },
+    /// A repair of a store that somebody has open.
+    #[error("{source}; a repair needs the store for itself: stop its server, and its spare, first")]
+    Served {
+        /// Who.
+        source: OpenError,
+    },
     /// Printing, mostly.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -50,6 +57,7 @@ impl Failure {
         let kind = match self {
             Self::Command(error) => return error.detail(),
             Self::NotAttached { .. } => "refused",
+            Self::Served { .. } => "in_use",
             Self::NoSuchSnapshot { .. } => "not_found",
             Self::Image(_) => "invalid",
             _ => "io",

@@ -62,7 +62,8 @@ pub fn lost_line(lost: &LostRange) -> String {
     format!("lost: {version}: bytes {start_bytes} to {end_bytes} are an error until written")
 }
 
-fn line(finding: &Finding) -> String {
+/// A finding.
+pub fn line(finding: &Finding) -> String {
     let severity = match finding.severity {
         Severity::Leak => "leak",
         Severity::Corruption => "CORRUPTION",

@@ -16,6 +16,7 @@ mod list;
 mod man;
 mod qemu_args;
 mod rename;
+mod repair;
 mod resize;
 mod rollback;
 mod scrub;
@@ -43,6 +44,9 @@ pub async fn carry_out(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         _ => {}
     }
     log_errors();
+    if let Verb::Repair(args) = verb {
+        return repair::run(args, &global, output).await;
+    }
     let mut session = Session::open(&global, output).await?;
     let done = with_store(verb, &mut session).await;
     // A store that does not close well is news even to a command that did its work; but the
@@ -83,7 +87,11 @@ async fn with_store(verb: Verb, session: &mut Session) -> Result<ExitCode, Failu
         Verb::Grow(args) => grow::run(args, session).await,
         Verb::Resize(args) => resize::run(args, session).await,
         Verb::Rename(args) => rename::run(args, session).await,
-        Verb::Init(_) | Verb::Serve(_) | Verb::Completions(_) | Verb::Man(_) => {
+        Verb::Init(_)
+        | Verb::Serve(_)
+        | Verb::Repair(_)
+        | Verb::Completions(_)
+        | Verb::Man(_) => {
             unreachable!("carried out without a store")
         }
     }
