@@ -52,6 +52,8 @@ pub struct DiskInfo {
     pub origin: Option<String>,
     /// How guests may reach it, where it is attached.
     pub attachment: Option<Attachment>,
+    /// How much guests may ask of it, where that is limited.
+    pub limits: Option<Limits>,
     /// Who is connected.
     pub clients: Vec<String>,
     /// Why it does not serve, where it does not.
@@ -65,6 +67,62 @@ pub struct Attachment {
     pub queues: u16,
     /// Whether writes are refused.
     pub read_only: bool,
+}
+
+/// How much guests may ask of a disk; remembered across restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Reads, writes, discards and zeroings in a second.
+    pub iops: Option<u64>,
+    /// Bytes read and written in a second.
+    pub bandwidth_bytes: Option<u64>,
+    /// For how many seconds what was not used is saved up.
+    pub burst_seconds: u32,
+}
+
+impl Limits {
+    /// What a disk has that nobody limited.
+    pub const NONE: Self = Self { iops: None, bandwidth_bytes: None, burst_seconds: 1 };
+    /// The longest time for which anything is saved up: a day.
+    pub const BURST_SECONDS_MAX: u32 = 86_400;
+
+    /// Whether anything is limited.
+    pub fn is_none(&self) -> bool {
+        self.iops.is_none() && self.bandwidth_bytes.is_none()
+    }
+
+    /// Whether the numbers can be: none is zero, and saving up has its bound.
+    pub fn is_sound(&self) -> bool {
+        self.iops != Some(0)
+            && self.bandwidth_bytes != Some(0)
+            && (1..=Self::BURST_SECONDS_MAX).contains(&self.burst_seconds)
+    }
+
+    /// With `change`: what that leaves out stays as it is.
+    #[must_use]
+    pub fn with(self, change: LimitsChange) -> Self {
+        let changed = |to: Option<u64>, from| match to {
+            None => from,
+            Some(to) => (to > 0).then_some(to),
+        };
+        Self {
+            iops: changed(change.iops, self.iops),
+            bandwidth_bytes: changed(change.bandwidth_bytes, self.bandwidth_bytes),
+            burst_seconds: change.burst_seconds.unwrap_or(self.burst_seconds),
+        }
+    }
+}
+
+/// What is to be changed of a disk's limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsChange {
+    /// Operations in a second; 0 takes the limit away.
+    pub iops: Option<u64>,
+    /// Bytes in a second; 0 takes the limit away.
+    pub bandwidth_bytes: Option<u64>,
+    /// For how many seconds what was not used is saved up.
+    pub burst_seconds: Option<u32>,
 }
 
 /// One line of `tree`: a version, after the one that it began from and everything that began

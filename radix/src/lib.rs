@@ -48,7 +48,8 @@ pub use engine::{
 pub use error::{DiskError, ErrorKind};
 pub use info::{
     Attachment, CheckReport, DeleteReport, DiskDetail, DiskInfo, Extent, ExtentKind, Finding,
-    LostRange, RepairReport, RollbackReport, SalvageReport, Severity, StoreStatus, TreeNode, VersionInfo,
+    Limits, LimitsChange, LostRange, RepairReport, RollbackReport, SalvageReport, Severity,
+    StoreStatus, TreeNode, VersionInfo,
 };
 pub use names::{DiskName, NAME_MAX_BYTES, NameError, SnapshotName, VersionName};
 pub use node::NodeFault;

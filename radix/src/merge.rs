@@ -45,7 +45,9 @@ impl Update {
     pub(crate) fn block(&self) -> Option<u64> {
         match self {
             Self::Data { vba, .. } => Some(vba.raw()),
-            Self::Zero { range } | Self::Lost { range } => (!range.is_empty()).then_some(range.start),
+            Self::Zero { range } | Self::Lost { range } => {
+                (!range.is_empty()).then_some(range.start)
+            }
         }
     }
 }

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bough_blockstore::{ReactorHandle, to_u64, to_usize};
-use bough_radix::{Attachment, Disk, DiskName};
+use bough_radix::{Attachment, Disk, DiskName, Limits};
 
 use crate::buffers::Buffers;
 use crate::execute::SERIAL_BYTES;
 use crate::keep::{Identity, Inheritance, Vault};
 use crate::sockets::{SocketDir, SocketError, SocketRights, disk_socket};
+use crate::throttle::Throttle;
 use crate::vhost::{Export, ExportOptions, Inherited, inherited_sessions};
 use crate::waiting::WaitingLines;
 
@@ -42,6 +43,7 @@ pub(crate) struct SharedByAll {
 
 struct Running {
     attachment: Attachment,
+    throttle: Arc<Throttle>,
     export: Export,
 }
 
@@ -84,7 +86,9 @@ impl Exports {
         name: &DiskName,
         disk: Arc<Disk>,
         attachment: Attachment,
+        limits: Limits,
     ) -> Result<(), SocketError> {
+        let throttle = Arc::new(Throttle::new(limits));
         let socket = disk_socket(self.folder.path(), name);
         let inherited = self.inherited.take_listener(&socket);
         let listener = SocketDir::listen(&socket, self.rights, inherited)?;
@@ -95,6 +99,7 @@ impl Exports {
             serial: serial_of(&disk),
             buffers: Arc::clone(&self.buffers),
             waiting: self.waiting.clone(),
+            throttle: Arc::clone(&throttle),
             vault: Arc::clone(&self.vault),
         };
         let serial = String::from_utf8_lossy(&options.serial).into_owned();
@@ -102,8 +107,15 @@ impl Exports {
         let reactor = self.reactor_of(&disk);
         let export = Export::resume(disk, listener, socket.clone(), options, reactor, sessions)
             .map_err(|source| SocketError::at(&socket, source))?;
-        self.running.insert(name.clone(), Running { attachment, export });
+        self.running.insert(name.clone(), Running { attachment, throttle, export });
         Ok(())
+    }
+
+    /// Has a disk's guests keep to other limits from now on.
+    pub fn limit(&self, disk: &DiskName, limits: Limits) {
+        if let Some(running) = self.running.get(disk) {
+            running.throttle.set(limits);
+        }
     }
 
     /// Disks are dealt to the reactors in turn, and a disk always to the same one.

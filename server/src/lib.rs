@@ -16,6 +16,7 @@ mod sandbox;
 mod serve;
 mod sockets;
 mod store;
+mod throttle;
 mod vhost;
 mod waiting;
 mod watch;
@@ -38,5 +39,6 @@ pub use sockets::{
     SocketError, SocketRights, control_socket, default_socket_dir, disk_socket, group_number,
 };
 pub use store::{NewBlocks, OpenOptions, OpenStore, StoreError, create_store, repair_store};
+pub use throttle::Throttle;
 pub use vhost::{Export, ExportOptions, MAX_QUEUES, VhostError};
 pub use waiting::{Waiting, WaitingLines};

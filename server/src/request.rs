@@ -108,6 +108,17 @@ pub(crate) struct Request {
     pub(crate) status: GuestAddress,
 }
 
+impl Request {
+    /// What it counts for where a disk is limited; none for what is free.
+    pub(crate) fn charged_bytes(&self) -> Option<u64> {
+        match &self.operation {
+            Operation::Read(_) | Operation::Write(_) => Some(self.data.bytes()),
+            Operation::Discard(_) | Operation::WriteZeroes(_) => Some(0),
+            Operation::Flush | Operation::GetId | Operation::Refused(_) => None,
+        }
+    }
+}
+
 /// A descriptor table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Table {

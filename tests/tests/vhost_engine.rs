@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bough_blockstore::{
     BlockCount, Reactor, ReactorConfig, ReactorHandle, UringDevice, UringRuntime,
 };
-use bough_radix::{Disk, Engine, EngineConfig, VersionName};
-use bough_server::{Buffers, Export, ExportOptions};
+use bough_radix::{Disk, Engine, EngineConfig, Limits, VersionName};
+use bough_server::{Buffers, Export, ExportOptions, Throttle};
 use bough_tests::vhost::{
     DISCARD, Driver, FLUSH, FrontEnd, READ, WRITE, features, protocol, request,
 };
@@ -60,6 +60,7 @@ impl Store {
             serial: [0; 20],
             buffers: Arc::new(Buffers::new(1 << 20)),
             waiting: None,
+            throttle: Arc::new(Throttle::new(Limits::NONE)),
             vault: Arc::default(),
         };
         let disk = Arc::clone(&self.disk);

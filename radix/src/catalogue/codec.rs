@@ -5,9 +5,11 @@ use bough_blockstore::{BlockAddr, BlockRun, DiskId, Epoch, Nonce, Sequence};
 use uuid::Uuid;
 
 use super::rows::{
-    AttachmentRow, ChainRow, DiskRow, ExtentRow, ReclaimRow, VersionId, VersionKind, VersionRow,
+    AttachmentRow, ChainRow, DiskRow, ExtentRow, LimitsRow, ReclaimRow, VersionId, VersionKind,
+    VersionRow,
 };
 use super::table::{RowFault, RowKind};
+use crate::info::Limits;
 use crate::node::Root;
 
 const ROW_VERSION: u8 = 1;
@@ -313,5 +315,27 @@ impl Coded for AttachmentRow {
             queues: u16::from_le_bytes(from.array()?),
             read_only: from.flag()?,
         })
+    }
+}
+
+impl Coded for LimitsRow {
+    const KIND: RowKind = RowKind::Limits;
+
+    fn put(&self, out: &mut Writer) {
+        let Limits { iops, bandwidth_bytes, burst_seconds } = self.limits;
+        out.u32(self.disk.0);
+        out.optional(iops, Writer::u64);
+        out.optional(bandwidth_bytes, Writer::u64);
+        out.u32(burst_seconds);
+    }
+
+    fn take(from: &mut Reader<'_>) -> Option<Self> {
+        let disk = from.disk()?;
+        let limits = Limits {
+            iops: from.optional(Reader::u64)?,
+            bandwidth_bytes: from.optional(Reader::u64)?,
+            burst_seconds: from.u32()?,
+        };
+        limits.is_sound().then_some(Self { disk, limits })
     }
 }

@@ -2,7 +2,9 @@
 
 use bough_blockstore::{BlockAddr, DiskId, Epoch};
 
-use super::rows::{AttachmentRow, ChainRow, DiskRow, ExtentRow, ReclaimRow, VersionId, VersionRow};
+use super::rows::{
+    AttachmentRow, ChainRow, DiskRow, ExtentRow, LimitsRow, ReclaimRow, VersionId, VersionRow,
+};
 
 pub(super) const DISK: u8 = b'D';
 pub(super) const DISK_NAME: u8 = b'N';
@@ -14,6 +16,7 @@ pub(super) const EXTENT: u8 = b'E';
 pub(super) const CHAIN: u8 = b'C';
 pub(super) const RECLAIM: u8 = b'R';
 pub(super) const ATTACHMENT: u8 = b'A';
+pub(super) const LIMITS: u8 = b'Q';
 
 /// A row that says in its value what its key is.
 pub(super) trait Keyed {
@@ -56,6 +59,12 @@ impl Keyed for AttachmentRow {
     }
 }
 
+impl Keyed for LimitsRow {
+    fn key(&self) -> Vec<u8> {
+        of_disk(LIMITS, self.disk)
+    }
+}
+
 /// The number that a key ends with.
 pub(super) fn last_number(key: &[u8]) -> Option<u64> {
     key.last_chunk().copied().map(u64::from_be_bytes)
@@ -67,7 +76,7 @@ fn key(letter: u8, parts: &[&[u8]]) -> Vec<u8> {
     key
 }
 
-/// Rows that a disk has one of: `D`, `C`, `A`.
+/// Rows that a disk has one of: `D`, `C`, `A`, `Q`.
 pub(super) fn of_disk(letter: u8, disk: DiskId) -> Vec<u8> {
     key(letter, &[&disk.0.to_be_bytes()])
 }

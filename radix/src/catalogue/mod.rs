@@ -16,6 +16,7 @@ mod table;
 mod tests;
 
 pub use rows::{
-    AttachmentRow, ChainRow, DiskRow, ExtentRow, ReclaimRow, VersionId, VersionKind, VersionRow,
+    AttachmentRow, ChainRow, DiskRow, ExtentRow, LimitsRow, ReclaimRow, VersionId, VersionKind,
+    VersionRow,
 };
 pub use table::{RowFault, RowKind, Rows};

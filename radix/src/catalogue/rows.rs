@@ -5,6 +5,7 @@ use std::fmt;
 use bough_blockstore::{BlockAddr, BlockRun, DiskId, Epoch, Nonce, Sequence};
 use uuid::Uuid;
 
+use crate::info::Limits;
 use crate::names::DiskName;
 use crate::node::Root;
 
@@ -146,4 +147,13 @@ pub struct AttachmentRow {
     pub queues: u16,
     /// Whether writes are refused.
     pub read_only: bool,
+}
+
+/// How much a disk's guests may ask for; remembered across restarts. A disk without limits has none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LimitsRow {
+    /// Which disk.
+    pub disk: DiskId,
+    /// How much.
+    pub limits: Limits,
 }

@@ -5,7 +5,8 @@ use bough_blockstore::{BlockAddr, BlockCount, DiskId, Epoch};
 use super::codec::Coded;
 use super::keys::{self, Keyed};
 use super::rows::{
-    AttachmentRow, ChainRow, DiskRow, ExtentRow, ReclaimRow, VersionId, VersionKind, VersionRow,
+    AttachmentRow, ChainRow, DiskRow, ExtentRow, LimitsRow, ReclaimRow, VersionId, VersionKind,
+    VersionRow,
 };
 use crate::btree::{self, Counters, Pages, Pair, Totals};
 
@@ -85,6 +86,8 @@ pub enum RowKind {
     Reclaim,
     /// An attachment.
     Attachment,
+    /// A disk's limits.
+    Limits,
     /// An index entry.
     Index,
 }
@@ -98,6 +101,7 @@ impl std::fmt::Display for RowKind {
             Self::Chain => "chain",
             Self::Reclaim => "reclaim",
             Self::Attachment => "attachment",
+            Self::Limits => "limits",
             Self::Index => "index",
         })
     }
@@ -320,6 +324,21 @@ where
     /// Removes an attachment; says whether it was there.
     pub async fn remove_attachment(&mut self, disk: DiskId) -> Result<bool, P::Error> {
         self.erase(&keys::of_disk(keys::ATTACHMENT, disk)).await
+    }
+
+    /// How much a disk's guests may ask for.
+    pub async fn get_limits(&self, disk: DiskId) -> Result<Option<LimitsRow>, P::Error> {
+        self.read(&keys::of_disk(keys::LIMITS, disk)).await
+    }
+
+    /// Adds or replaces a disk's limits.
+    pub async fn put_limits(&mut self, row: &LimitsRow) -> Result<(), P::Error> {
+        self.write(&keys::of_disk(keys::LIMITS, row.disk), row).await
+    }
+
+    /// Removes a disk's limits; says whether there were any.
+    pub async fn remove_limits(&mut self, disk: DiskId) -> Result<bool, P::Error> {
+        self.erase(&keys::of_disk(keys::LIMITS, disk)).await
     }
 
     async fn read<R: Coded + Keyed>(&self, key: &[u8]) -> Result<Option<R>, P::Error> {

@@ -137,6 +137,7 @@ async fn put_deleted(commit: &mut Commit<'_>, doomed: &Doomed) -> Result<(), Cat
     for id in doomed.disks.iter().map(|disk| disk.row.id) {
         rows.remove_chain(id).await?;
         rows.remove_attachment(id).await?;
+        rows.remove_limits(id).await?;
         let row = rows.get_disk(id).await?.ok_or(RowFault::MissingDisk(id))?;
         rows.put_disk(&DiskRow { deleting: true, ..row }).await?;
     }

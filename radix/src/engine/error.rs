@@ -4,6 +4,7 @@ use bough_blockstore::{BlockAddr, DeviceError, ScanError, SuperblockError, Virtu
 
 use crate::disk0::CatalogueError;
 use crate::error::{DiskError, ErrorKind};
+use crate::info::Limits;
 use crate::names::NameError;
 use crate::node::NodeFault;
 use crate::tree_error::TreeError;
@@ -113,6 +114,15 @@ pub enum EngineError {
     BadSize {
         /// The size given.
         size_bytes: u64,
+    },
+    /// A time to save up for that cannot be.
+    #[error(
+        "limits cannot save up for {seconds} seconds: 1 to {} can be",
+        Limits::BURST_SECONDS_MAX
+    )]
+    BadBurst {
+        /// The time given.
+        seconds: u32,
     },
     /// A smaller size without permission.
     #[error(
@@ -225,6 +235,7 @@ impl EngineError {
             Self::Name(_)
             | Self::NamedTwice { .. }
             | Self::BadSize { .. }
+            | Self::BadBurst { .. }
             | Self::StoreTooSmall { .. }
             | Self::BadRename { .. }
             | Self::BadQueues { .. } => ErrorKind::Invalid,

@@ -15,6 +15,7 @@ mod error;
 mod find;
 mod grow;
 mod hide;
+mod limits;
 mod open;
 mod reader;
 mod reclaim;

@@ -104,8 +104,7 @@ async fn put(commit: &mut Commit<'_>, mend: &Mend) -> Result<(), EngineError> {
     match *mend {
         Mend::Referenced(id, blocks) => {
             let row = rows.version(id).await?;
-            rows.put_version(&VersionRow { referenced_blocks: blocks, ..row })
-                .await?;
+            rows.put_version(&VersionRow { referenced_blocks: blocks, ..row }).await?;
         }
         Mend::Owned(id, blocks) => {
             let row = rows.version(id).await?;

@@ -178,6 +178,7 @@ impl Engine {
             origin: origin(rows, disk).await?,
             attachment: attachment
                 .map(|row| Attachment { queues: row.queues, read_only: row.read_only }),
+            limits: rows.get_limits(disk.id).await?.map(|row| row.limits),
             clients: open.map(|open| open.clients()).unwrap_or_default(),
             fault: fault
                 .or_else(|| lock(&self.inner.faults).get(&disk.id).map(|f| f.message.clone())),

@@ -137,7 +137,7 @@ proptest! {
         let updates = written(&mut store, blocks.into_keys(), 1);
         let map: BTreeMap<u64, u32> = updates.iter().map(|update| match update {
             Update::Data { vba, crc, .. } => (vba.raw(), *crc),
-            Update::Zero { .. } => unreachable!(),
+            Update::Zero { .. } | Update::Lost { .. } => unreachable!(),
         }).collect();
         let root = apply(&mut store, Root::for_blocks(BLOCKS), updates, context(1, 0)).root;
         for vba in probes.into_iter().chain(map.keys().copied()) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use bough_radix::{Attachment, DeleteReport, DiskName, VersionName};
+use bough_radix::{Attachment, DeleteReport, DiskName, EngineError, VersionName};
 use serde::Deserialize;
 
 use super::context::{Control, Serving};
@@ -146,8 +146,11 @@ async fn export(
     attachment: Attachment,
 ) -> Result<(), ApiError> {
     let wanted = name.clone();
-    let disk = control.run(move |engine| async move { engine.disk(&wanted).await }).await?;
-    Ok(exports.start(name, disk, attachment).await?)
+    let found = control.run(move |engine| async move {
+        Ok::<_, EngineError>((engine.disk(&wanted).await?, engine.limits(&wanted).await?))
+    });
+    let (disk, limits) = found.await?;
+    Ok(exports.start(name, disk, attachment, limits).await?)
 }
 
 async fn refuse_while_connected(

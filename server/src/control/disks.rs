@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use bough_radix::{DiskInfo, DiskName, VersionName};
+use bough_radix::{DiskInfo, DiskName, Limits, LimitsChange, VersionName};
 
 use super::attach;
 use super::context::Control;
@@ -46,6 +46,21 @@ pub async fn resize(
         engine.resize(&disk, request.size_bytes, request.shrink).await
     });
     resized.await.map(Json)
+}
+
+/// The catalogue first; guests keep to it from then on.
+pub async fn set_limits(
+    State(control): State<Arc<Control>>,
+    Place(disk): Place<DiskName>,
+    Body(change): Body<LimitsChange>,
+) -> Result<Json<DiskInfo>, ApiError> {
+    let name = disk.clone();
+    let set = control.run(move |engine| async move { engine.set_limits(&name, change).await });
+    let Some(serving) = control.server() else { return set.await.map(Json) };
+    let exports = serving.exports.lock().await;
+    let info = set.await?;
+    exports.limit(&disk, info.limits.unwrap_or(Limits::NONE));
+    Ok(Json(info))
 }
 
 /// An attached disk's socket bears its name, so it moves along; front ends that are connected would

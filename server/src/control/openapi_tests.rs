@@ -68,6 +68,8 @@ fn fields_are_those_of_the_document() {
     let detail = bough_radix::DiskDetail { disk: disk.clone(), snapshots: vec![] };
     assert_described("DiskDetail", &detail);
     assert_described("CheckReport", &bough_radix::CheckReport::default());
+    assert_described("Limits", &bough_radix::Limits::NONE);
+    assert_described("LimitsChange", &bough_radix::LimitsChange::default());
     assert_described("DeleteReport", &bough_radix::DeleteReport::default());
     let imported = wire::Imported { disk, template: Some(version), data_bytes: 0 };
     assert_described("Imported", &imported);
@@ -134,6 +136,7 @@ fn sample_disk(head: bough_radix::VersionInfo) -> bough_radix::DiskInfo {
         snapshot_count: 0,
         origin: None,
         attachment: None,
+        limits: None,
         clients: vec![],
         fault: None,
     }

@@ -16,7 +16,7 @@ pub const OPENAPI_DOCUMENT: &str = include_str!("openapi.json");
 
 type Route = (&'static str, &'static str, fn() -> MethodRouter<Arc<Control>>);
 
-const TABLE: [Route; 22] = [
+const TABLE: [Route; 23] = [
     ("get", "/openapi.json", || get(document)),
     ("get", "/v1/server", || get(store::server)),
     ("get", "/v1/status", || get(store::status)),
@@ -26,6 +26,7 @@ const TABLE: [Route; 22] = [
     ("get", "/v1/disks", || get(disks::list)),
     ("post", "/v1/disks", || post(disks::create)),
     ("post", "/v1/disks/{disk}/resize", || post(disks::resize)),
+    ("post", "/v1/disks/{disk}/limits", || post(disks::set_limits)),
     ("put", "/v1/disks/{disk}/attachment", || put(attach::attach)),
     ("delete", "/v1/disks/{disk}/attachment", || delete(attach::detach)),
     ("post", "/v1/clones", || post(disks::clone_disks)),

@@ -18,6 +18,7 @@ use crate::buffers::Buffers;
 use crate::disk::BlockDisk;
 use crate::execute::SERIAL_BYTES;
 use crate::keep::{Kept, Role, Vault};
+use crate::throttle::Throttle;
 use crate::vhost::config::MAX_QUEUES;
 use crate::vhost::connection::{self, End, Past};
 use crate::vhost::fault::Fault;
@@ -48,6 +49,8 @@ pub struct ExportOptions {
     pub buffers: Arc<Buffers>,
     /// Where its requests wait that find the store full; none: they are answered with an error.
     pub waiting: Option<Arc<WaitingLines>>,
+    /// How much may be asked of it.
+    pub throttle: Arc<Throttle>,
     /// What outlives us.
     pub vault: Arc<Vault>,
 }
@@ -391,6 +394,7 @@ fn serve_one<D: BlockDisk>(
         serial: options.serial,
         buffers: Arc::clone(&options.buffers),
         waiting: options.waiting.as_ref().map(|lines| lines.line(&options.name)),
+        throttle: Arc::clone(&options.throttle),
         ledger: Arc::new(ledger),
         vault: Arc::clone(&options.vault),
     };

@@ -13,12 +13,13 @@ mod patience;
 
 use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestAddress;
 
-use bough_blockstore::{Lull, ReactorHandle, lull, to_u64};
+use bough_blockstore::{Lull, ReactorHandle, Runtime, UringRuntime, lull, to_u64};
 
 use crate::buffers::Buffers;
 use crate::complete::{self, Finished};
@@ -27,6 +28,7 @@ use crate::execute::{Outcome, Policy};
 use crate::guest::Memory;
 use crate::reactor;
 use crate::request::{self, Request, RequestError, Table};
+use crate::throttle::Throttle;
 use crate::vhost::fault::Fault;
 use crate::vhost::{InflightQueue, InflightRegion, VhostError, eventfd, memory};
 use crate::waiting::WaitingLine;
@@ -69,6 +71,8 @@ pub(crate) struct Surroundings<D> {
     pub(crate) buffers: Arc<Buffers>,
     /// Where requests wait that find the store full, if they are to wait.
     pub(crate) waiting: Option<WaitingLine>,
+    /// How much may be asked of the disk.
+    pub(crate) throttle: Arc<Throttle>,
 }
 
 /// Where it is noted which requests were taken and not answered.
@@ -101,6 +105,7 @@ pub(crate) struct Ring<D> {
     budget_bytes: u64,
     buffers: Arc<Buffers>,
     waiting: Option<WaitingLine>,
+    throttle: Arc<Throttle>,
     state: Mutex<State>,
     /// Signalled when the last request under way has ended.
     idle: Condvar,
@@ -145,8 +150,19 @@ enum Taken {
     Later,
     /// Other guests' requests need all the memory there is for them.
     NoRoom,
+    /// The disk's limits allow no more before that moment.
+    Throttled(Duration),
     /// The ring has stopped.
     Stopped,
+}
+
+/// By what right memory is taken that all guests share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Right {
+    /// While nobody waits for any.
+    Common,
+    /// It is our turn.
+    Turn,
 }
 
 /// A request's place among those under way.
@@ -174,6 +190,7 @@ impl<D: BlockDisk> Ring<D> {
             budget_bytes: (BUDGET_BYTES / u64::from(around.rings.max(1))).max(LEAST_BUDGET_BYTES),
             buffers: around.buffers,
             waiting: around.waiting,
+            throttle: around.throttle,
             state: Mutex::new(state),
             idle: Condvar::new(),
             wake: Notify::new(),
@@ -265,8 +282,13 @@ impl<D: BlockDisk> Ring<D> {
 
     async fn take_all(self: &Arc<Self>, kick: &Arc<File>) -> Result<(), VhostError> {
         let mut looks_in_vain = 0;
+        let mut right = Right::Common;
         loop {
-            match self.take_turn()? {
+            let turn = self.take_turn(right);
+            if std::mem::replace(&mut right, Right::Common) == Right::Turn {
+                self.buffers.pass_on();
+            }
+            match turn? {
                 Turn::More => {
                     looks_in_vain = 0;
                     reactor::yield_now().await;
@@ -283,22 +305,29 @@ impl<D: BlockDisk> Ring<D> {
                 }
                 Turn::Wait => self.wait_for_work(kick).await?,
                 Turn::WaitForRoom => {
-                    reactor::either(self.buffers.room(), self.wake.notified()).await;
+                    reactor::either(self.buffers.turn(), self.wake.notified()).await;
+                    right = Right::Turn;
+                }
+                Turn::WaitUntil(until) => {
+                    let due = UringRuntime.sleep(until.saturating_sub(UringRuntime.now()));
+                    let woken = reactor::either(self.throttle.changed(), self.wake.notified());
+                    reactor::either(due, woken).await;
                 }
                 Turn::Stop => return Ok(()),
             }
         }
     }
 
-    /// Takes what is there, up to a fair share.
-    fn take_turn(self: &Arc<Self>) -> Result<Turn, VhostError> {
+    /// Takes what is there, up to a fair share; `right` is good for one request.
+    fn take_turn(self: &Arc<Self>, right: Right) -> Result<Turn, VhostError> {
         for count in 0..MAX_TAKEN_PER_TURN {
-            match self.take()? {
+            match self.take(if count == 0 { right } else { Right::Common })? {
                 Taken::Request(claim, request, memory) => self.launch(claim, request, memory),
                 Taken::Nothing if count == 0 => return Ok(Turn::Idle),
                 Taken::Nothing => return Ok(Turn::More),
                 Taken::Later => return Ok(Turn::Wait),
                 Taken::NoRoom => return Ok(Turn::WaitForRoom),
+                Taken::Throttled(until) => return Ok(Turn::WaitUntil(until)),
                 Taken::Stopped => return Ok(Turn::Stop),
             }
         }
@@ -315,7 +344,7 @@ impl<D: BlockDisk> Ring<D> {
             .map_err(|source| VhostError::Kick { queue: self.index, source: Arc::new(source) })
     }
 
-    fn take(&self) -> Result<Taken, VhostError> {
+    fn take(&self, right: Right) -> Result<Taken, VhostError> {
         let mut state = self.lock();
         if state.phase != Phase::Serving {
             return Ok(Taken::Stopped);
@@ -326,8 +355,16 @@ impl<D: BlockDisk> Ring<D> {
         if state.bytes_under_way >= self.budget_bytes {
             return Ok(Taken::Later); // a completion wakes us
         }
-        if !self.buffers.has_room() {
+        let has_room = match right {
+            Right::Common => self.buffers.has_room(),
+            Right::Turn => self.buffers.is_free(),
+        };
+        if !has_room {
             return Ok(Taken::NoRoom);
+        }
+        // What has to wait stays in the ring, and holds nothing that others need.
+        if let Some(until) = self.throttle.wait_until(|| UringRuntime.now()) {
+            return Ok(Taken::Throttled(until));
         }
         let Some(head) = state.next_head().map_err(|error| self.ring_error(error))? else {
             return Ok(Taken::Nothing);
@@ -359,6 +396,9 @@ impl<D: BlockDisk> Ring<D> {
             .map_err(|source| self.request_error(source))?;
         let own_bytes = REQUEST_BYTES + RUN_BYTES * to_u64(request.data.run_count());
         let bytes = request.data.bytes().min(crate::execute::CHUNK_BYTES) + own_bytes;
+        if let Some(bytes) = request.charged_bytes() {
+            self.throttle.charge(bytes, || UringRuntime.now());
+        }
         state.taken[usize::from(head)] = true;
         state.under_way += 1;
         state.bytes_under_way += bytes;
@@ -486,6 +526,8 @@ enum Turn {
     Wait,
     /// Wait until other guests' requests need less memory.
     WaitForRoom,
+    /// Wait until the disk's limits allow more.
+    WaitUntil(Duration),
     /// The ring has stopped.
     Stop,
 }

@@ -24,6 +24,7 @@ use crate::buffers::Buffers;
 use crate::disk::BlockDisk;
 use crate::execute::{Policy, SERIAL_BYTES};
 use crate::keep::{Identity, Kept, Role, Vault};
+use crate::throttle::Throttle;
 use crate::vhost::config::{self, Features};
 use crate::vhost::fault::Fault;
 use crate::vhost::ledger::Ledger;
@@ -46,6 +47,7 @@ pub(crate) struct Subject<D> {
     pub(crate) serial: [u8; SERIAL_BYTES],
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) waiting: Option<WaitingLine>,
+    pub(crate) throttle: Arc<Throttle>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) vault: Arc<Vault>,
 }
@@ -168,6 +170,7 @@ impl<D: BlockDisk> Session<D> {
             rings: subject.queues,
             buffers: Arc::clone(&subject.buffers),
             waiting: subject.waiting.clone(),
+            throttle: Arc::clone(&subject.throttle),
         };
         let (map, region, features) = (&self.map, self.region.as_ref(), self.features);
         let queues = self.queues.len();

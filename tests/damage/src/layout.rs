@@ -139,7 +139,11 @@ impl Tree {
         Self::collect(medium, root, |_, _| {})
     }
 
-    fn collect(medium: &impl Medium, root: Root, mut damaged: impl FnMut(Position, Pointer)) -> Self {
+    fn collect(
+        medium: &impl Medium,
+        root: Root,
+        mut damaged: impl FnMut(Position, Pointer),
+    ) -> Self {
         let mut tree = Self::default();
         let top = Position { level: root.height, index: 0 };
         let mut ahead: Vec<_> = root.top.map(|pointer| (top, pointer)).into_iter().collect();

@@ -176,6 +176,12 @@ impl Rows {
                 let [_, _]: [u8; 2] = row.array();
                 row.flag();
             }
+            b'Q' => {
+                assert_eq!(key, row.u32().to_be_bytes());
+                let (iops, bytes) = (row.optional(Row::u64), row.optional(Row::u64));
+                assert!(iops.or(bytes).is_some(), "limits that limit nothing");
+                assert!(row.u32() > 0);
+            }
             b'N' | b'S' | b'T' => drop(row.u64()),
             b'K' => assert_eq!(key[8..], row.u64().to_be_bytes()),
             other => panic!("a row of kind {other:?}"),

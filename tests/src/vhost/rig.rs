@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bough_blockstore::{Reactor, ReactorConfig, ReactorHandle};
-use bough_server::{Buffers, Export, ExportOptions, SERIAL_BYTES};
+use bough_radix::Limits;
+use bough_server::{Buffers, Export, ExportOptions, SERIAL_BYTES, Throttle};
 
 use crate::vhost::{Driver, FrontEnd, MemoryDisk, protocol};
 
@@ -44,7 +45,11 @@ impl Rig {
 
     /// Offers another one of another name, with the same memory and on the same reactor.
     pub fn neighbour(&self) -> Self {
-        let options = ExportOptions { name: "neighbour".into(), ..self.options.clone() };
+        let options = ExportOptions {
+            name: "neighbour".into(),
+            throttle: unlimited(),
+            ..self.options.clone()
+        };
         Self::build_with(fresh_path(), options, self.reactor.clone(), false)
     }
 
@@ -61,9 +66,22 @@ impl Rig {
         }
     }
 
-    /// Offers another one, served by the same reactor.
+    /// Offers another one, served by the same reactor, with the same room for requests.
     pub fn beside(other: &Self, queues: u16, read_only: bool) -> Self {
-        Self::build(fresh_path(), queues, read_only, other.reactor.clone())
+        let buffers = Arc::clone(&other.options.buffers);
+        let options = ExportOptions { buffers, ..options(queues, read_only) };
+        Self::build_with(fresh_path(), options, other.reactor.clone(), false)
+    }
+
+    /// Offers one with no more room than for one request at a time.
+    pub fn cramped() -> Self {
+        let options = ExportOptions { buffers: Arc::new(Buffers::new(1)), ..options(1, false) };
+        Self::build_with(fresh_path(), options, start_reactor(), false)
+    }
+
+    /// Limits what may be asked of the disk from now on.
+    pub fn limit(&self, limits: Limits) {
+        self.options.throttle.set(limits);
     }
 
     fn build(path: PathBuf, queues: u16, read_only: bool, reactor: ReactorHandle) -> Self {
@@ -133,9 +151,14 @@ fn options(queues: u16, read_only: bool) -> ExportOptions {
         read_only,
         serial: SERIAL,
         buffers: Arc::new(Buffers::new(16 << 20)),
+        throttle: unlimited(),
         waiting: None,
         vault: Arc::default(),
     }
+}
+
+fn unlimited() -> Arc<Throttle> {
+    Arc::new(Throttle::new(Limits::NONE))
 }
 
 fn fresh_path() -> PathBuf {

@@ -107,6 +107,8 @@ twice or counted too low, 3 only space is lost or something counted too high.")]
     Grow(Grow),
     /// Change a disk's size
     Resize(Resize),
+    /// Limit how much guests may ask of a disk
+    Set(Set),
     /// Give a disk or snapshot another name
     Rename(Rename),
     /// Print a completion script for a shell
@@ -487,6 +489,44 @@ pub struct Resize {
     /// Allow it to become smaller
     #[arg(long)]
     pub shrink: bool,
+}
+
+/// `bough set`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bough set web-1 --iops 500 --bandwidth 50M
+  bough set web-1 --burst 30            save up for 30 seconds what is not used
+  bough set web-1 --iops none           no limit any more
+
+Limits are remembered, and count at once for a running guest. Reads, writes, discards and zeroings
+are counted, flushes are free. What the limits hold back waits in the guest's own queue.")]
+pub struct Set {
+    /// The disk
+    pub disk: DiskName,
+    /// Operations in a second; 0 or none for no limit
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub iops: Option<u64>,
+    /// Bytes in a second, read and written together; 0 or none for no limit
+    #[arg(long, value_name = "SIZE", value_parser = byte_rate)]
+    pub bandwidth: Option<u64>,
+    /// For how many seconds what is not used is saved up [at first: 1]
+    #[arg(long, value_name = "SECONDS")]
+    pub burst: Option<u32>,
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    match text {
+        "none" => Ok(0),
+        number => number.parse().map_err(|_| "write a number, or none".to_owned()),
+    }
+}
+
+fn byte_rate(text: &str) -> Result<u64, String> {
+    match text {
+        "none" => Ok(0),
+        size => size.parse::<Size>().map(|size| size.0).map_err(|error| error.to_string()),
+    }
 }
 
 /// `bough rename`

@@ -45,7 +45,7 @@ impl<D: BlockDisk> UnderWay<D> {
         let place = place.get_or_insert_with(|| line.join());
         let goes_on = async {
             place.turn(&ring.disk).await;
-            ring.buffers.room().await;
+            ring.buffers.turn().await;
             true
         };
         let stops = async {
@@ -55,6 +55,7 @@ impl<D: BlockDisk> UnderWay<D> {
         let goes_on = reactor::either(stops, goes_on).await;
         ring.lock().bytes_under_way += data_bytes;
         ring.buffers.take(self.claim.bytes);
+        ring.buffers.pass_on();
         goes_on
     }
 }

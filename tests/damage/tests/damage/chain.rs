@@ -12,7 +12,7 @@ use crate::kit::{VERSIONS, expected, fill, findings, look, look_with, open, snap
 const NEVER: std::time::Duration = std::time::Duration::from_secs(1 << 20);
 
 /// The store of the other tests, killed instead of closed.
-fn killed() -> SimImage {
+pub fn killed() -> SimImage {
     let sim = Sim::new(21);
     let device: std::sync::Arc<dyn bough_blockstore::Device> = sim.create_device(BlockCount(4096));
     sim.run(async {
@@ -25,7 +25,7 @@ fn killed() -> SimImage {
 }
 
 /// Every record header in a store, as `(nonce, sequence, block)`.
-fn headers(image: &impl Medium) -> Vec<([u8; 16], u64, u64)> {
+pub fn headers(image: &impl Medium) -> Vec<([u8; 16], u64, u64)> {
     let mut found = Vec::new();
     for at in 0..image.block_count() {
         let block = image.read(at);

@@ -114,7 +114,8 @@ fn what_is_lost_is_told_by_check_and_cured_by_writing() {
         write(&engine, "db", 100, 1).await;
         sim.runtime().sleep(A_WHILE).await;
         let report = engine.check().await.unwrap();
-        let told: Vec<_> = report.lost.iter().map(|lost| (lost.start_bytes, lost.length_bytes)).collect();
+        let told: Vec<_> =
+            report.lost.iter().map(|lost| (lost.start_bytes, lost.length_bytes)).collect();
         assert_eq!(told, [(0, 100 * BLOCK), (101 * BLOCK, 155 * BLOCK)]);
         assert!(report.lost.iter().all(|lost| lost.version == "db"), "{:?}", report.lost);
         assert_eq!(report.lost_blocks, 255);

@@ -4,6 +4,7 @@
 mod catalogue;
 mod chain;
 mod counts;
+mod flips;
 mod kit;
 mod lies;
 mod living;

@@ -8,8 +8,7 @@ use bough_blockstore::Device;
 use bough_blockstore::sim::{CrashKind, Sim, SimImage};
 use bough_damage::{Layout, Position, flip_bitmap_bit, rewrite_catalogue_page, rot};
 use bough_radix::{
-    Engine, EngineConfig, EngineError, ErrorKind, RepairMode, RepairReport,
-    SalvageReport, Severity,
+    Engine, EngineConfig, EngineError, ErrorKind, RepairMode, RepairReport, SalvageReport, Severity,
 };
 
 use crate::counts::{forge_store, forge_version};

@@ -24,7 +24,7 @@ pub fn below(image: &impl Medium, layout: &Layout, addr: u64) -> BTreeSet<(&'sta
 }
 
 /// The version that a block belongs to alone: the oldest that has it.
-fn owner(image: &impl Medium, layout: &Layout, addr: u64) -> &'static str {
+pub fn owner(image: &impl Medium, layout: &Layout, addr: u64) -> &'static str {
     let has = |name: &&&str| layout.tree(image, name).blocks.values().any(|p| p.addr == addr);
     ["db", "web@one", "web", "copy"].iter().find(has).expect("somebody has it")
 }

@@ -22,6 +22,7 @@ mod rollback;
 mod scrub;
 mod seal;
 pub mod serve;
+mod set;
 mod show;
 mod snapshot;
 mod status;
@@ -86,12 +87,9 @@ async fn with_store(verb: Verb, session: &mut Session) -> Result<ExitCode, Failu
         Verb::Scrub(args) => scrub::run(args, session).await,
         Verb::Grow(args) => grow::run(args, session).await,
         Verb::Resize(args) => resize::run(args, session).await,
+        Verb::Set(args) => set::run(args, session).await,
         Verb::Rename(args) => rename::run(args, session).await,
-        Verb::Init(_)
-        | Verb::Serve(_)
-        | Verb::Repair(_)
-        | Verb::Completions(_)
-        | Verb::Man(_) => {
+        Verb::Init(_) | Verb::Serve(_) | Verb::Repair(_) | Verb::Completions(_) | Verb::Man(_) => {
             unreachable!("carried out without a store")
         }
     }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use bough_radix::{DiskDetail, SnapshotName, VersionInfo, VersionName};
 
+use super::set;
 use crate::cli::Show;
 use crate::failure::Failure;
 use crate::output::{Align, Output, Table};
@@ -41,6 +42,9 @@ fn disk(detail: &DiskDetail, output: Output) -> String {
     if let Some(attachment) = disk.attachment {
         let access = if attachment.read_only { "read-only" } else { "read and write" };
         lines.push(("attached", format!("{access}, queues: {}", attachment.queues)));
+    }
+    if let Some(limits) = &disk.limits {
+        lines.push(("limited to", set::text(limits, output)));
     }
     if !disk.clients.is_empty() {
         lines.push(("in use by", disk.clients.join(", ")));
