@@ -24,6 +24,7 @@ mod ring;
 mod session;
 mod shared;
 mod sigbus;
+mod turn;
 
 pub use config::MAX_QUEUES;
 pub use error::VhostError;

@@ -30,6 +30,7 @@ use crate::reactor;
 use crate::request::{self, Request, RequestError, Table};
 use crate::throttle::Throttle;
 use crate::vhost::fault::Fault;
+use crate::vhost::turn::{Right, Turn};
 use crate::vhost::{InflightQueue, InflightRegion, VhostError, eventfd, memory};
 use crate::waiting::WaitingLine;
 
@@ -154,15 +155,6 @@ enum Taken {
     Throttled(Duration),
     /// The ring has stopped.
     Stopped,
-}
-
-/// By what right memory is taken that all guests share.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Right {
-    /// While nobody waits for any.
-    Common,
-    /// It is our turn.
-    Turn,
 }
 
 /// A request's place among those under way.
@@ -514,22 +506,6 @@ impl<D: BlockDisk> Ring<D> {
         // Nothing between lock and unlock leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What the server task does next.
-enum Turn {
-    /// There may be more.
-    More,
-    /// There was nothing at all.
-    Idle,
-    /// Wait for a completion.
-    Wait,
-    /// Wait until other guests' requests need less memory.
-    WaitForRoom,
-    /// Wait until the disk's limits allow more.
-    WaitUntil(Duration),
-    /// The ring has stopped.
-    Stop,
 }
 
 impl State {
