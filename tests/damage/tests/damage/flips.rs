@@ -1,6 +1,6 @@
 //! A bit flipped in each byte of everything that is not data, and in data here and there.
 //!
-//! Sampled, by a seed; `BOUGH_FLIPS=all` takes every byte.
+//! Sampled, by a seed; `BOUGH_FLIPS=20` takes more of each block, `BOUGH_FLIPS=all` every byte.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -15,13 +15,16 @@ use crate::kit::{Seen, VERSIONS, findings, look, store};
 use crate::trees::{below, owner};
 
 /// Bytes taken of each block.
-const SAMPLED: u64 = 20;
+const SAMPLED: u64 = 6;
 
 /// Which bits of a block to flip: byte, bit.
 fn flips(rng: &mut SimRng) -> Vec<(usize, u8)> {
-    let bytes: BTreeSet<usize> = match std::env::var("BOUGH_FLIPS").as_deref() {
-        Ok("all") => (0..4096).collect(),
-        _ => (0..SAMPLED).map(|_| usize::try_from(rng.below(4096)).unwrap()).collect(),
+    let asked = std::env::var("BOUGH_FLIPS").ok();
+    let bytes: BTreeSet<usize> = if asked.as_deref() == Some("all") {
+        (0..4096).collect()
+    } else {
+        let count = asked.map_or(SAMPLED, |count| count.parse().expect("a number, or all"));
+        (0..count).map(|_| usize::try_from(rng.below(4096)).unwrap()).collect()
     };
     let bit = |rng: &mut SimRng| u8::try_from(rng.below(8)).unwrap();
     bytes.into_iter().map(|byte| (byte, bit(rng))).collect()
