@@ -1,4 +1,4 @@
-//! The project's words: `cargo xtask test`, `demo`, `guests`, `fuzz`, `bench`.
+//! The project's words: `cargo xtask test`, `demo`, `guests`, `fuzz`, `soak`, `bench`.
 //!
 //! Each word installs what it needs beyond the Rust toolchain, says so, and ends with a status
 //! that a script can trust.
@@ -35,6 +35,12 @@ enum Word {
     Guests(Subject),
     /// Feed hostile bytes to everything that decodes, and print how many
     Fuzz(fuzz::Fuzz),
+    /// Guests, snapshots, clones, deletes, checks and kills of the server, all at once
+    Soak {
+        /// How long
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
     /// Measure speed beside qemu-storage-daemon, snapshots, and scale
     Bench {
         /// `--quick`, `--json`, and what `--help` after `--` tells
@@ -80,6 +86,7 @@ fn play(word: Word) -> Result<bool> {
             suite::report(bough_guests::play(&subject.binary(Profile::Dev)?)?)
         }
         Word::Fuzz(fuzz) => fuzz.run(),
+        Word::Soak { minutes } => suite::soak(minutes),
         Word::Bench { arguments } => bench::run(&arguments),
     }
 }

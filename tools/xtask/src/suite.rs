@@ -20,6 +20,13 @@ pub fn test() -> Result<bool> {
     report(tally)
 }
 
+/// Runs the soak test for so long; true if no promise was broken.
+pub fn soak(minutes: u64) -> Result<bool> {
+    let mut command = cargo::cargo(&["test", "--package", "bough", "--test", "soak"]);
+    command.args(["--", "--nocapture"]).env("BOUGH_SOAK_SECONDS", (minutes * 60).to_string());
+    Ok(command.status()?.success())
+}
+
 fn check(name: &str, arguments: &[&str]) -> Result<Tally> {
     let good = cargo::succeeds(arguments)?;
     println!("{name}: {}", if good { "ok" } else { "FAILED" });

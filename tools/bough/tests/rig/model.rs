@@ -44,6 +44,11 @@ impl Model {
         Self { held, under_way: BTreeMap::new(), next: 1, acknowledged: 0 }
     }
 
+    /// By sector, the number of the write that was acknowledged last.
+    pub fn held(&self) -> &[u64] {
+        &self.held
+    }
+
     /// How many requests are under way.
     pub fn under_way(&self) -> usize {
         self.under_way.len()
