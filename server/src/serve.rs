@@ -259,14 +259,15 @@ fn controlled(
         started_unix: started.as_secs(),
         // The last thing before anybody can connect: what guests hand over comes later.
         sandbox: options.sandbox.finish(store.reactors()),
+        keepers: Vec::new(),
     };
     let buffers = Arc::new(Buffers::new(options.open.memory_bytes / BUFFERS_SHARE));
     let reactors = store.reactors().to_vec();
     let waiting = Arc::<WaitingLines>::default();
     let waits = (options.on_full == OnFull::Pause).then(|| Arc::clone(&waiting));
-    let shared = SharedByAll { buffers, waiting: waits, vault };
+    let shared = SharedByAll { buffers, waiting: waits, vault: Arc::clone(&vault) };
     let exports = Exports::new(sockets, options.disk_rights, reactors, shared, inherited);
-    Control::serving(store, Serving { info, exports: Mutex::new(exports), waiting })
+    Control::serving(store, Serving { info, vault, exports: Mutex::new(exports), waiting })
 }
 
 async fn accept_until(

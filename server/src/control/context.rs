@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 use super::error::ApiError;
 use super::wire::ServerInfo;
 use crate::exports::Exports;
+use crate::keep::Vault;
 use crate::sockets::disk_socket;
 use crate::store::OpenStore;
 use crate::waiting::WaitingLines;
@@ -23,13 +24,22 @@ pub struct Control {
 
 /// What only a server has.
 pub struct Serving {
-    /// What it tells about itself.
+    /// What it tells about itself; who keeps connections is asked anew each time.
     pub info: ServerInfo,
+    /// The connections that outlive it.
+    pub vault: Arc<Vault>,
     /// The disks that front ends can reach. Locked for as long as an attachment, a name or the
     /// existence of a disk changes, so that table and catalogue agree.
     pub exports: Mutex<Exports>,
     /// Who waits for room in a full store.
     pub waiting: Arc<WaitingLines>,
+}
+
+impl Serving {
+    /// What it tells about itself, now.
+    pub fn tell(&self) -> ServerInfo {
+        ServerInfo { keepers: self.vault.keepers(), ..self.info.clone() }
+    }
 }
 
 impl Control {

@@ -103,6 +103,7 @@ fn fields_are_those_of_the_document() {
         control_socket: "/r/control".into(),
         started_unix: 0,
         sandbox: Some(sandbox),
+        keepers: vec!["x".into()],
     };
     assert_described("ServerInfo", &server);
     let detail = wire::ErrorDetail { kind: "io".into(), message: "x".into() };

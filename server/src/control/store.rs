@@ -7,14 +7,14 @@ use axum::extract::State;
 use axum::response::Response;
 use bough_radix::{CheckReport, DiskInfo, Progress, ScrubOptions, StoreStatus};
 
-use super::context::Control;
+use super::context::{Control, Serving};
 use super::error::ApiError;
 use super::extract::Body;
 use super::stream::{EventSender, events};
 use super::wire::{DiskState, Grow, Scrub, ScrubEvent, ServerInfo, StatusReport};
 
 pub async fn server(State(control): State<Arc<Control>>) -> Result<Json<ServerInfo>, ApiError> {
-    control.server().map(|serving| Json(serving.info.clone())).ok_or(ApiError::NotServing)
+    control.server().map(|serving| Json(serving.tell())).ok_or(ApiError::NotServing)
 }
 
 pub async fn status(State(control): State<Arc<Control>>) -> Result<Json<StatusReport>, ApiError> {
@@ -27,7 +27,7 @@ pub async fn status(State(control): State<Arc<Control>>) -> Result<Json<StatusRe
     store.warnings.extend(control.store().misplaced_blocks());
     let folder = control.store().folder();
     Ok(Json(StatusReport {
-        server: control.server().map(|serving| serving.info.clone()),
+        server: control.server().map(Serving::tell),
         folder: folder.path().to_owned(),
         blocks: control.store().blocks().to_owned(),
         host_bytes: control.store().host_bytes(),

@@ -208,6 +208,9 @@ pub struct ServerInfo {
     /// What it has given up; none where it was told to keep everything.
     #[serde(default)]
     pub sandbox: Option<SandboxLevel>,
+    /// Who holds front ends' connections for whoever serves next, in words.
+    #[serde(default)]
+    pub keepers: Vec<String>,
 }
 
 /// Answer to `GET /v1/status`.

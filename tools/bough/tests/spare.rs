@@ -56,6 +56,19 @@ fn a_front_end_that_keeps_its_in_flight_region_stays_connected_too() {
     survive_kills(&mut rig, &front, &mut driver, 8);
 }
 
+#[test]
+fn status_names_the_spare_that_keeps_connections() {
+    let mut rig = Rig::new();
+    rig.serve();
+    assert_eq!(rig.json(&["status"])["server"]["keepers"], serde_json::json!([]));
+    assert!(!rig.ok(&["status"]).contains("kept by"));
+    rig.stand_by();
+    let keepers = rig.json(&["status"])["server"]["keepers"].clone();
+    let [spare] = &keepers.as_array().unwrap()[..] else { panic!("{keepers}") };
+    assert!(spare.as_str().unwrap().starts_with("spare (process "), "{spare}");
+    assert!(rig.ok(&["status"]).contains("kept by    spare (process "));
+}
+
 /// Tells the talker to stop, whatever happens.
 struct Over<'a>(&'a AtomicBool);
 

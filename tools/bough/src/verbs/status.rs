@@ -30,6 +30,9 @@ fn text(report: &StatusReport, output: Output) -> String {
     ];
     if let Some(server) = &report.server {
         lines.insert(3, format!("sandbox    {}", sandbox(server)));
+        if !server.keepers.is_empty() {
+            lines.insert(4, format!("kept by    {}", server.keepers.join(", ")));
+        }
     }
     if report.store.reclaiming > 0 {
         lines.push(format!("reclaiming {} deleted versions", report.store.reclaiming));
