@@ -1,5 +1,7 @@
 //! Formats that the crate imago reads: qcow2, and VMDK in its flat variants.
 
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use imago::file::File as ImagoFile;
@@ -40,8 +42,8 @@ impl Foreign {
         let what = "it was cut off";
         let bounds = bounds.ok_or(ImageError::Damaged { path: path.to_owned(), what })?;
         let storage = ImagoFile::try_from(file).map_err(ImageError::io(path))?;
-        let fault = driver_fault(path, "qcow2");
-        let mut image = Qcow2::<ImagoFile>::open_image(storage, false).map_err(&fault)?;
+        let open = || Qcow2::<ImagoFile>::open_image(storage, false);
+        let mut image = driven(path, "qcow2", open)?;
         if image.implicit_backing_file().is_some() {
             let what = "has a backing file";
             return Err(ImageError::Unsupported { path: path.to_owned(), what });
@@ -50,7 +52,8 @@ impl Foreign {
             let what = "keeps its data in another file";
             return Err(ImageError::Unsupported { path: path.to_owned(), what });
         }
-        image.open_implicit_dependencies_gated(DenyImplicitOpenGate::default()).map_err(&fault)?;
+        let gate = DenyImplicitOpenGate::default();
+        driven(path, "qcow2", || image.open_implicit_dependencies_gated(gate))?;
         Self::checked(FormatAccess::new(image), path, "qcow2", DataEnd::At(bounds.end_bytes))
     }
 
@@ -58,8 +61,8 @@ impl Foreign {
     pub fn vmdk(file: std::fs::File, path: &Path) -> Result<Self, ImageError> {
         let options = StorageOpenOptions::new().filename(path);
         let storage = ImagoFile::from_open_file(file, options).map_err(ImageError::io(path))?;
-        let opened = Vmdk::<ImagoFile>::builder(storage).open(BesideOnly::new(path));
-        let image = opened.map_err(driver_fault(path, "vmdk"))?;
+        let open = || Vmdk::<ImagoFile>::builder(storage).open(BesideOnly::new(path));
+        let image = driven(path, "vmdk", open)?;
         Self::checked(FormatAccess::new(image), path, "vmdk", DataEnd::OfFile)
     }
 
@@ -78,9 +81,17 @@ impl Foreign {
     }
 }
 
-fn driver_fault(path: &Path, format: &'static str) -> impl Fn(std::io::Error) -> ImageError {
+/// Has the driver do something. It is not ours, and there are lies that make it panic.
+fn driven<T>(
+    path: &Path,
+    format: &'static str,
+    call: impl FnOnce() -> io::Result<T>,
+) -> Result<T, ImageError> {
     let path = path.to_owned();
-    move |source| ImageError::Driver { path: path.clone(), format, source }
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(done) => done.map_err(|source| ImageError::Driver { path, format, source }),
+        Err(_) => Err(ImageError::Damaged { path, what: "its driver gave up on what it says" }),
+    }
 }
 
 impl Image for Foreign {
@@ -90,8 +101,8 @@ impl Image for Foreign {
 
     fn map(&mut self, offset_bytes: u64) -> Result<Mapped, ImageError> {
         let end = self.size_bytes();
-        let found = self.access.get_mapping(offset_bytes, end - offset_bytes);
-        let (mapping, length) = found.map_err(driver_fault(&self.path, self.format))?;
+        let ask = || self.access.get_mapping(offset_bytes, end - offset_bytes);
+        let (mapping, length) = driven(&self.path, self.format, ask)?;
         Ok(match mapping {
             Mapping::Eof { .. } => Mapped { zero: true, length_bytes: end - offset_bytes },
             _ if length == 0 => {
@@ -115,6 +126,6 @@ impl Image for Foreign {
     }
 
     fn read(&mut self, offset_bytes: u64, out: &mut [u8]) -> Result<(), ImageError> {
-        self.access.read(out, offset_bytes).map_err(driver_fault(&self.path, self.format))
+        driven(&self.path, self.format, || self.access.read(out, offset_bytes))
     }
 }

@@ -83,6 +83,21 @@ fn a_qcow2_image_that_lies_is_read_or_refused() {
     survive_changes(&image, image.len(), &folder.path().join("anywhere.qcow2"));
 }
 
+#[test]
+fn a_qcow2_image_that_its_driver_panics_on_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("torn.qcow2");
+    let mut image = qcow2(&path);
+    // A table of feature names, of one byte; an entry has 48.
+    let extensions = 104;
+    image[100..104].copy_from_slice(&104_u32.to_be_bytes());
+    let table = [0x6803_f857_u32.to_be_bytes(), 1_u32.to_be_bytes(), [0; 4], [0; 4], [0; 4]];
+    image[extensions..extensions + 20].copy_from_slice(table.as_flattened());
+    std::fs::write(&path, image).unwrap();
+    let refused = read_some(&path);
+    assert!(matches!(refused, Err(ImageError::Damaged { .. })), "{refused:?}");
+}
+
 /// A monolithic sparse VMDK: header, descriptor, directory, table, grains.
 pub fn sparse_vmdk() -> Vec<u8> {
     let (grain_sectors, grains) = (128_u64, SIZE / (128 * 512));
