@@ -16,7 +16,6 @@ use crate::backlog::Backlog;
 use crate::btree::{Page, Pages};
 use crate::cache::NodeCache;
 use crate::catalogue::{ExtentRow, Rows};
-use crate::concurrent::all;
 use crate::disk0::{CatalogueError, Commit, Disk0, Need as PoolNeed, Pool};
 use crate::engine::EngineConfig;
 use crate::gate::{ReadGate, Released};
@@ -28,8 +27,8 @@ const BITMAP_PAGES_KEPT: usize = 1024;
 
 /// Written ahead at a time, between two looks at what is still wanted: 4 MiB...
 const PIECE_BLOCKS: u64 = 1024;
-/// ...in writes of 1 MiB.
-const ZEROS_BLOCKS: usize = 256;
+/// ...in writes of 128 KiB, one after the other: a guest's write waits behind one of them at most.
+const ZEROS_BLOCKS: usize = 32;
 
 /// Extents granted for one wish, each perhaps smaller than that, before it is met from holes.
 const GRANTS_TRIED: usize = 4;
@@ -308,11 +307,18 @@ impl Store {
 /// Fills virgin blocks with zeros, piece by piece, up to the allocator's goal.
 async fn fill_ahead(store: Arc<Store>) {
     let zeros = BlockBuf::zeroed(ZEROS_BLOCKS).share();
+    let mut reserved_to = 0;
     loop {
         let piece = store.space().plan_ahead(PIECE_BLOCKS);
         let Some(piece) = piece else { return };
-        // In one go: the writes would set blocks aside one after the other.
-        let reserved = store.device.reserve(piece).await;
+        let mut reserved = Ok(());
+        if piece.end() > reserved_to {
+            // In one go: the writes would set blocks aside one after the other, and all writes of
+            // guests wait while the host does that.
+            let run = store.space().wanted_ahead(piece);
+            reserved = store.device.reserve(run).await;
+            reserved_to = run.end();
+        }
         let filled = match reserved {
             Ok(()) => write_zeros(&store, piece, &zeros).await,
             Err(error) => Err(error),
@@ -330,12 +336,11 @@ async fn write_zeros(
     piece: BlockRun,
     zeros: &BlockSlice,
 ) -> Result<(), DeviceError> {
-    let starts = (piece.start.raw()..piece.end()).step_by(ZEROS_BLOCKS);
-    let writes = starts.map(|start| {
+    for start in (piece.start.raw()..piece.end()).step_by(ZEROS_BLOCKS) {
         let count = to_usize(piece.end() - start).min(ZEROS_BLOCKS);
-        store.device.write(BlockAddr::of(start), zeros.slice(0, count))
-    });
-    all(writes.collect()).await.into_iter().collect()
+        store.device.write(BlockAddr::of(start), zeros.slice(0, count)).await?;
+    }
+    Ok(())
 }
 
 /// Where the chain of one disk gets its blocks.

@@ -76,13 +76,6 @@ impl BlockBuf {
         &mut self.memory.blocks_mut()[..self.count][index].0
     }
 
-    /// Appends one block of zeros and hands it out.
-    pub fn push_zeroed(&mut self) -> &mut [u8; BLOCK_BYTES] {
-        let block = self.push_stale();
-        block.fill(0);
-        block
-    }
-
     /// Appends one block that holds whatever was in its memory, for who writes all of it.
     pub fn push_stale(&mut self) -> &mut [u8; BLOCK_BYTES] {
         self.reserve(self.count + 1);
@@ -197,14 +190,13 @@ mod tests {
             assert!(BlockBuf::zeroed(count).iter().all(|byte| *byte == 0));
             let mut next = BlockBuf::with_capacity(count);
             assert_eq!(next.block_count(), 0);
-            assert!(next.push_zeroed().iter().all(|byte| *byte == 0));
         }
     }
 
     #[test]
     fn more_room_keeps_what_is_there() {
         let mut buf = BlockBuf::with_capacity(1);
-        buf.push_zeroed().fill(7);
+        buf.push_stale().fill(7);
         assert!(buf.is_full());
         buf.reserve(100);
         assert!(!buf.is_full());

@@ -37,7 +37,8 @@ pub(super) struct Batch {
 impl Batch {
     pub fn new(capacity: usize) -> Self {
         let mut buf = BlockBuf::with_capacity(capacity);
-        buf.push_zeroed();
+        // The header's, which is encoded over all of it.
+        buf.push_stale();
         Self { buf, entries: Vec::new() }
     }
 

@@ -80,6 +80,12 @@ impl Space {
         Some(BlockRun { start: BlockAddr::of(piece.start), count: piece.end - piece.start })
     }
 
+    /// All that is to be filled from `piece` on.
+    pub fn wanted_ahead(&self, piece: BlockRun) -> BlockRun {
+        let end = piece.end().max(self.ahead.goal.min(self.total));
+        BlockRun { start: piece.start, count: end - piece.start.raw() }
+    }
+
     /// The piece from [`Space::plan_ahead`] has been filled, or could not be.
     pub fn end_ahead(&mut self, filled: bool) {
         let Some(piece) = self.ahead.piece.take() else { return };

@@ -1,6 +1,7 @@
 //! A set of blocks kept as runs: coalescing, never overlapping.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::Range;
 
 use bough_blockstore::BlockAddr;
@@ -8,7 +9,8 @@ use bough_blockstore::BlockAddr;
 /// Blocks as bare numbers, in maximal runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RunSet {
-    /// Start → end, both as bare numbers.
+    /// End → start, both as bare numbers: what is taken from the front of a run, as logs do, leaves
+    /// its key as it is.
     runs: BTreeMap<u64, u64>,
     len: u64,
 }
@@ -21,8 +23,7 @@ impl RunSet {
 
     /// The run that holds `block`.
     pub(super) fn run_of(&self, block: u64) -> Option<Range<u64>> {
-        let (start, end) = self.runs.range(..=block).next_back()?;
-        (block < *end).then_some(*start..*end)
+        self.from(block).next().filter(|run| run.start <= block)
     }
 
     /// Whether any block of `range` is in the set.
@@ -32,13 +33,6 @@ impl RunSet {
 
     /// The first block of `range` that is in the set.
     pub(super) fn first_within(&self, range: Range<u64>) -> Option<u64> {
-        let (start, end) = self.runs.range(..range.end).next_back()?;
-        if *end <= range.start {
-            return None;
-        }
-        if *start <= range.start {
-            return Some(range.start);
-        }
         self.within(range).next().map(|run| run.start)
     }
 
@@ -49,12 +43,14 @@ impl RunSet {
 
     /// What of the set lies in `range`, ascending, cut to it.
     pub(super) fn within(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-        let first = self.run_of(range.start).map_or(range.start, |run| run.start);
-        let last = range.end.max(first);
-        self.runs
-            .range(first..last)
-            .map(move |(start, end)| (*start).max(range.start)..(*end).min(range.end))
-            .filter(|run| run.start < run.end)
+        self.from(range.start)
+            .map(move |run| run.start.max(range.start)..run.end.min(range.end))
+            .take_while(|run| run.start < run.end)
+    }
+
+    /// The runs that have blocks from `block` on, whole.
+    fn from(&self, block: u64) -> impl Iterator<Item = Range<u64>> {
+        self.runs.range((Excluded(block), Unbounded)).map(|(end, start)| *start..*end)
     }
 
     /// Adds blocks, none of which may be in the set.
@@ -67,10 +63,10 @@ impl RunSet {
         }
         assert!(!self.intersects(range.clone()), "blocks {range:?} are free already");
         self.len += range.end - range.start;
-        let end = self.runs.remove(&range.end).unwrap_or(range.end);
-        match self.runs.range_mut(..range.start).next_back() {
-            Some((_, before)) if *before == range.start => *before = end,
-            _ => drop(self.runs.insert(range.start, end)),
+        let start = self.runs.remove(&range.start).unwrap_or(range.start);
+        match self.runs.range_mut((Excluded(range.end), Unbounded)).next() {
+            Some((_, after)) if *after == range.end => *after = start,
+            _ => drop(self.runs.insert(range.end, start)),
         }
     }
 
@@ -82,16 +78,16 @@ impl RunSet {
         if range.is_empty() {
             return;
         }
-        let run = self.runs.range_mut(..=range.start).next_back();
-        let run = run.filter(|(_, end)| range.end <= **end);
-        let (start, end) = run.unwrap_or_else(|| panic!("blocks {range:?} are not free"));
-        let (start, run_end) = (*start, std::mem::replace(end, range.start));
+        let run = self.runs.range_mut((Excluded(range.start), Unbounded)).next();
+        let run = run.filter(|(end, start)| **start <= range.start && range.end <= **end);
+        let (end, start) = run.unwrap_or_else(|| panic!("blocks {range:?} are not free"));
+        let (end, run_start) = (*end, std::mem::replace(start, range.end));
         self.len -= range.end - range.start;
-        if start == range.start {
-            self.runs.remove(&start);
+        if end == range.end {
+            self.runs.remove(&end);
         }
-        if range.end < run_end {
-            self.runs.insert(range.end, run_end);
+        if run_start < range.start {
+            self.runs.insert(range.start, run_start);
         }
     }
 }
