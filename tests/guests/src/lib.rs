@@ -18,5 +18,5 @@ mod story;
 
 pub use demo::demo;
 pub use image::debian_image;
-pub use stories::play;
+pub use stories::{Programs, play};
 pub use story::Tally;

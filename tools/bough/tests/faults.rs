@@ -11,10 +11,11 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use bough_tests::model::{DISK_SECTORS, Model, load, read_back, submit};
+use bough_tests::stamp::Dice;
 use bough_tests::vhost::WRITE;
 use rig::Rig;
-use rig::client::{Client, Dice, FAILED, GOOD, connect};
-use rig::model::{DISK_SECTORS, Model, load, read_back, submit};
+use rig::client::{Client, FAILED, GOOD, connect};
 
 /// Two served disks, each written and with a client; nothing goes wrong yet.
 fn two_disks() -> (Rig, Client, Client) {
@@ -96,7 +97,7 @@ fn a_failed_sync_halts_the_store_and_reopening_is_clean() {
 #[test]
 fn under_a_slow_device_everything_comes_later_and_the_server_still_answers() {
     let (mut rig, web, mut db) = two_disks();
-    let (mut dice, mut model) = (Dice(5), Model::new());
+    let (mut dice, mut model) = (Dice(5), Model::default());
     let Client { front, mut driver } = web;
     // The model does not know the first write.
     let zeros = vec![0; 4096];
@@ -222,7 +223,7 @@ fn a_server_that_is_stopped_for_a_while_goes_on_where_it_was() {
     rig.ok(&["attach", "web"]);
     rig.serve();
     let (front, mut driver) = connect(&rig, "web");
-    let (mut dice, mut model) = (Dice(11), Model::new());
+    let (mut dice, mut model) = (Dice(11), Model::default());
     load(&front, &mut driver, &mut model, &mut dice, 100);
     rig.signal("-STOP");
     let asking = std::thread::scope(|scope| {

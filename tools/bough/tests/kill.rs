@@ -7,9 +7,10 @@
 
 mod rig;
 
+use bough_tests::model::{DISK_SECTORS, Model, load, read_back};
+use bough_tests::stamp::Dice;
 use rig::Rig;
-use rig::client::{Dice, connect};
-use rig::model::{DISK_SECTORS, Model, load, read_back};
+use rig::client::connect;
 
 const KILLS: u64 = 20;
 
@@ -20,7 +21,7 @@ fn every_acknowledged_write_survives_twenty_kills_of_the_server() {
     rig.ok(&["create", "web", &size]);
     rig.ok(&["attach", "web"]);
     rig.serve();
-    let (mut dice, mut model) = (Dice(42), Model::new());
+    let (mut dice, mut model) = (Dice(42), Model::default());
     for kill in 0..KILLS {
         let (front, mut driver) = connect(&rig, "web");
         load(&front, &mut driver, &mut model, &mut dice, 50 + kill * 37 % 400);

@@ -2,9 +2,10 @@
 
 mod rig;
 
+use bough_tests::stamp::{Dice, SECTOR_BYTES, stamp};
 use bough_tests::vhost::{READ, WRITE};
 use rig::Rig;
-use rig::client::{Dice, SECTOR_BYTES, connect, stamp};
+use rig::client::connect;
 
 const DISK_SECTORS: u64 = (1 << 40) / 512;
 const BLOCK_SECTORS: u64 = 8;

@@ -16,9 +16,9 @@ use bough_blockstore::sim::{Sim, SimImage};
 use bough_blockstore::{BlockAddr, BlockCount, Device};
 use bough_radix::{Engine, EngineConfig, VersionName};
 use bough_tests::power::{Action, Entry, Event, Found, History, Write, WriteLog};
-use bough_tests::stamp::{SECTOR_BYTES, writers_of};
+use bough_tests::stamp::{Dice, SECTOR_BYTES, stamp, writers_of};
 use bough_tests::vhost::{FLUSH, WRITE};
-use rig::client::{Client, Dice, GOOD, stamp};
+use rig::client::{Client, GOOD};
 use rig::{Rig, run};
 
 const DEVICE_BYTES: u64 = 96 << 20;

@@ -4,10 +4,12 @@
 mod rig;
 
 use bough_tests::manager::Manager;
+use bough_tests::model::DISK_SECTORS;
+use bough_tests::stamp::SECTOR_BYTES;
 use bough_tests::vhost::{Driver, READ, WRITE};
 use rig::Rig;
-use rig::client::{SECTOR_BYTES, connect};
-use rig::model::{DISK_SECTORS, Kills, survive_kills};
+use rig::client::connect;
+use rig::kills::{Kills, survive_kills};
 
 fn rig() -> (Rig, Manager) {
     let rig = Rig::new();

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use bough_tests::model::DISK_SECTORS;
+use bough_tests::stamp::{Dice, SECTOR_BYTES};
 use bough_tests::vhost::{Ask, Driver, FrontEnd, READ, WRITE, features, protocol, request};
 use rig::Rig;
-use rig::client::{Dice, SECTOR_BYTES, connect, connect_to};
-use rig::model::{DISK_SECTORS, Kills};
+use rig::client::{connect, connect_to};
+use rig::kills::{self, Kills};
 
 const KILLS: u64 = 20;
 
@@ -29,7 +31,7 @@ fn served(disks: &[&str]) -> Rig {
 
 /// Kills the server again and again under load. Returns how many writes were acknowledged.
 fn survive_kills(rig: &mut Rig, front: &FrontEnd, driver: &mut Driver, seed: u64) -> u64 {
-    rig::model::survive_kills(rig, front, driver, Kills { seed, count: KILLS }, |rig| {
+    kills::survive_kills(rig, front, driver, Kills { seed, count: KILLS }, |rig| {
         rig.succeed();
         rig.stand_by();
     })

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use bough_guests::Tally;
+use bough_guests::{Programs, Tally};
 
 /// How a program is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,19 +44,36 @@ pub fn run_released(package: &str, bough: &Path, arguments: &[OsString]) -> Resu
 
 /// Builds the `bough` command; returns its path.
 pub fn build_bough(profile: Profile) -> Result<PathBuf> {
-    if !succeeds(&["build", "--package", "bough", "--profile", profile.name()])? {
-        bail!("bough could not be built");
-    }
-    Ok(built_bough(profile))
+    build(&["bough"], profile)?;
+    Ok(built("bough", profile))
 }
 
-/// Where the `bough` command is once it was built. `cargo test` builds it too, for the tests of
-/// its package; building it again by itself would change the features of what it depends on, and
-/// so build half of that a second time.
-pub fn built_bough(profile: Profile) -> PathBuf {
+/// Builds what the stories with guests play with, where it is not given.
+pub fn build_for_guests(bough: Option<PathBuf>) -> Result<Programs> {
+    let packages = ["bough-tests", "bough"];
+    build(if bough.is_some() { &packages[..1] } else { &packages }, Profile::Dev)?;
+    let built = built_for_guests();
+    Ok(Programs { bough: bough.unwrap_or(built.bough), ..built })
+}
+
+/// Where that is once it was built. `cargo test` builds it too, for the tests of its packages;
+/// building it again by itself would change the features of what it depends on, and so build half
+/// of that a second time.
+pub fn built_for_guests() -> Programs {
+    let [bough, client] = ["bough", "steady-client"].map(|name| built(name, Profile::Dev));
+    Programs { bough, client }
+}
+
+fn build(packages: &[&str], profile: Profile) -> Result<()> {
+    let mut arguments = vec!["build", "--bins", "--profile", profile.name()];
+    arguments.extend(packages.iter().flat_map(|package| ["--package", package]));
+    if succeeds(&arguments)? { Ok(()) } else { bail!("{} could not be built", packages.join(", ")) }
+}
+
+fn built(program: &str, profile: Profile) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| root().join("target"), |dir| root().join(dir));
-    target.join(profile.folder()).join("bough")
+    target.join(profile.folder()).join(program)
 }
 
 impl Profile {

@@ -56,12 +56,6 @@ struct Subject {
     bough: Option<PathBuf>,
 }
 
-impl Subject {
-    fn binary(self, profile: Profile) -> Result<PathBuf> {
-        self.bough.map_or_else(|| cargo::build_bough(profile), Ok)
-    }
-}
-
 fn main() -> ExitCode {
     match play(Xtask::parse().word) {
         Ok(true) => ExitCode::SUCCESS,
@@ -78,12 +72,13 @@ fn play(word: Word) -> Result<bool> {
         Word::Test => suite::test(),
         Word::Demo(subject) => {
             packages::install(packages::GUESTS)?;
-            bough_guests::demo(&subject.binary(Profile::Release)?)?;
+            let release = || cargo::build_bough(Profile::Release);
+            bough_guests::demo(&subject.bough.map_or_else(release, Ok)?)?;
             Ok(true)
         }
         Word::Guests(subject) => {
             packages::install(packages::GUESTS)?;
-            suite::report(bough_guests::play(&subject.binary(Profile::Dev)?)?)
+            suite::report(bough_guests::play(&cargo::build_for_guests(subject.bough)?)?)
         }
         Word::Fuzz(fuzz) => fuzz.run(),
         Word::Soak { minutes } => suite::soak(minutes),

@@ -3,8 +3,7 @@
 use anyhow::Result;
 use bough_guests::Tally;
 
-use crate::cargo::{self, Profile};
-use crate::{fuzz, packages};
+use crate::{cargo, fuzz, packages};
 
 /// Runs all tests; true if none failed. Goes on after a failure: one run shows them all.
 pub fn test() -> Result<bool> {
@@ -16,7 +15,7 @@ pub fn test() -> Result<bool> {
     tally.add(check("lints", &lints)?);
     tally.add(cargo::test(&["test", "--workspace", "--no-fail-fast"])?);
     tally.add(fuzz::run_all()?);
-    tally.add(bough_guests::play(&cargo::built_bough(Profile::Dev))?);
+    tally.add(bough_guests::play(&cargo::built_for_guests())?);
     report(tally)
 }
 

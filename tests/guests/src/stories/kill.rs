@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::ordered::{Writer, records_in};
+use super::ordered::{self, records_in};
 use crate::scene::Scene;
 
 const KILLS: u32 = 3;
@@ -19,7 +19,7 @@ const LOAD: &str = "fio --name=load --filename=/dev/vdb --direct=1 --ioengine=li
 
 pub fn goes_on(scene: &mut Scene) -> Result<()> {
     let load = scene.guest()?.start(LOAD)?;
-    let writer = Writer::start(scene.guest()?)?;
+    let writer = ordered::start(scene.guest()?)?;
     for _ in 0..KILLS {
         writer.advance(scene.guest()?, 100)?;
         load.check_running()?;

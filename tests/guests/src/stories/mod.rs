@@ -5,11 +5,13 @@ mod files;
 mod grow;
 mod kill;
 mod ordered;
+mod service;
 mod snapshot;
 mod spare;
 mod verify;
+mod writer;
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -32,10 +34,19 @@ const STORIES: [Story; 10] = [
     ("guest_and_server_stop_and_the_store_checks_clean", boot::ends_clean),
 ];
 
-/// Plays all stories with this `bough`; the demo is the last of them.
-pub fn play(binary: &Path) -> Result<Tally> {
+/// What is played with.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The `bough` command.
+    pub bough: PathBuf,
+    /// A front end without a guest: see `tests/src/bin/steady-client.rs`.
+    pub client: PathBuf,
+}
+
+/// Plays all stories; the demo is the last of them.
+pub fn play(programs: &Programs) -> Result<Tally> {
     let mut tally = Tally::default();
-    let mut scene = Scene::set(binary)?;
+    let mut scene = Scene::set(&programs.bough)?;
     for (name, story) in STORIES {
         let passed = tally.play(name, || {
             story(&mut scene)?;
@@ -46,6 +57,7 @@ pub fn play(binary: &Path) -> Result<Tally> {
         }
     }
     drop(scene);
-    tally.play("the_demo_keeps_what_it_tells", || demo_with(binary, Voice::Silent));
+    service::play(programs, &mut tally)?;
+    tally.play("the_demo_keeps_what_it_tells", || demo_with(&programs.bough, Voice::Silent));
     Ok(tally)
 }

@@ -6,59 +6,21 @@
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::agent::Job;
+use super::writer::Writer;
 use crate::machine::Machine;
-use crate::process::wait_for;
 
 const BLOCK: usize = 4096;
 const MAGIC: &[u8; 8] = b"BOUGHREC";
 /// More than a test waits for, fewer than the disks hold.
 const MOST: u64 = 100_000;
 
-/// The writer at work in the guest.
-pub struct Writer {
-    job: Job,
-}
-
-impl Writer {
-    /// Empties both disks and starts.
-    pub fn start(guest: &Machine) -> Result<Self> {
-        guest.run("blkdiscard /dev/vdc && blkdiscard /dev/vdd && rm -f /run/written*")?;
-        let job = guest.start(&format!("ordered-writer /run/written {MOST} /dev/vdc /dev/vdd"))?;
-        Ok(Self { job })
-    }
-
-    /// How many records are acknowledged, durably.
-    pub fn acknowledged(&self, guest: &Machine) -> Result<u64> {
-        self.job.check_running()?;
-        acknowledged(guest)
-    }
-
-    /// Waits until `count` more records are acknowledged; returns how many there are then.
-    pub fn advance(&self, guest: &Machine, count: u64) -> Result<u64> {
-        let goal = self.acknowledged(guest)? + count;
-        wait_for("the writer to get on", Duration::from_secs(120), || {
-            let now = self.acknowledged(guest)?;
-            Ok((now >= goal).then_some(now))
-        })
-    }
-
-    /// Stops it; returns how many records were acknowledged in all.
-    pub fn stop(self, guest: &Machine) -> Result<u64> {
-        guest.run("touch /run/written.stop")?;
-        self.job.succeed(Duration::from_secs(120))?;
-        acknowledged(guest)
-    }
-}
-
-fn acknowledged(guest: &Machine) -> Result<u64> {
-    let text = guest.run("cat /run/written 2>/dev/null || true")?;
-    // The file is rewritten in place and may be seen while still empty.
-    Ok(text.trim().parse().unwrap_or(0))
+/// Empties both disks and starts the writer.
+pub fn start(guest: &Machine) -> Result<Writer> {
+    guest.run("blkdiscard /dev/vdc && blkdiscard /dev/vdd")?;
+    Writer::start(guest, "ordered-writer", &format!("{MOST} /dev/vdc /dev/vdd"))
 }
 
 /// Fails unless the images hold records 0..n and nothing else; returns n.

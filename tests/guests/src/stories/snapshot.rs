@@ -6,13 +6,13 @@
 
 use anyhow::{Result, bail};
 
-use super::ordered::{Writer, records_in};
+use super::ordered::{self, records_in};
 use crate::scene::Scene;
 
 const SNAPSHOTS: u32 = 3;
 
 pub fn one_instant(scene: &mut Scene) -> Result<()> {
-    let writer = Writer::start(scene.guest()?)?;
+    let writer = ordered::start(scene.guest()?)?;
     let mut least = Vec::new();
     for i in 0..SNAPSHOTS {
         let before = writer.advance(scene.guest()?, 150)?;

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
+use bough_tests::stamp::stamp;
 use bough_tests::vhost::{Driver, FLUSH, FrontEnd, READ, WRITE, features, protocol};
 
 use super::Rig;
-
-pub use bough_tests::stamp::{Dice, SECTOR_BYTES, stamp};
 
 /// A front end on a disk's socket, its queue running.
 pub fn connect(rig: &Rig, disk: &str) -> (FrontEnd, Driver) {

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "every story uses another part")]
 
 pub mod client;
-pub mod model;
+pub mod kills;
 
 use std::io::Read;
 use std::os::unix::net::{UnixDatagram, UnixStream};

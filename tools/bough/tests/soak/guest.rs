@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
+use bough_tests::model::{DISK_SECTORS, Model, SLOTS, read_back, submit, take_answer};
+use bough_tests::stamp::Dice;
 use bough_tests::vhost::{Driver, FrontEnd};
 
 use super::Life;
 use super::rig::Rig;
-use super::rig::client::{Dice, connect};
-use super::rig::model::{DISK_SECTORS, Model, SLOTS, read_back, submit};
+use super::rig::client::connect;
 
 /// See the module's documentation.
 pub struct Guest {
@@ -35,7 +36,7 @@ impl Guest {
         rig.ok(&["create", &disk, &(DISK_SECTORS * 512).to_string()]);
         rig.ok(&["attach", &disk]);
         let seed = u64::try_from(index).unwrap() + 100;
-        Self { disk, model: Arc::new(Mutex::new(Model::new())), dice: Dice(seed) }
+        Self { disk, model: Arc::new(Mutex::new(Model::default())), dice: Dice(seed) }
     }
 
     pub fn floor(&self) -> Floor {
@@ -79,13 +80,6 @@ impl Guest {
 /// The disk of the guest with that number.
 pub fn disk_name(index: usize) -> String {
     format!("guest-{index}")
-}
-
-fn take_answer(front: &FrontEnd, driver: &mut Driver, model: &mut Model) -> u16 {
-    let slot = driver.wait_for_answer(front).0;
-    assert_eq!(driver.status(front, slot), 0, "a request failed");
-    model.answered(slot);
-    slot
 }
 
 fn lock(model: &Mutex<Model>) -> MutexGuard<'_, Model> {

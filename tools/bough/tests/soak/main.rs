@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bough_tests::stamp::Dice;
 use guest::Guest;
 use keeper::Keeper;
 use rig::Rig;
-use rig::client::Dice;
 use visitor::Visitor;
 
 const GUESTS: usize = 3;

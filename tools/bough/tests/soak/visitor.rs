@@ -3,8 +3,9 @@
 
 use super::guest::disk_name;
 use super::rig::Rig;
-use super::rig::client::{BLOCK_SECTORS, Client, Dice, GOOD};
+use super::rig::client::{BLOCK_SECTORS, Client, GOOD};
 use super::{GUESTS, Life};
+use bough_tests::stamp::Dice;
 
 /// Clones used in one life of the server.
 const VISITS: u64 = 2;

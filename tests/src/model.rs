@@ -4,14 +4,9 @@
 //! Every sector is stamped with its place and the number of the write.
 
 use std::collections::BTreeMap;
-use std::process::Command;
-use std::thread;
-use std::time::Duration;
 
-use bough_tests::vhost::{Driver, FLUSH, FrontEnd, READ, WRITE};
-
-use super::Rig;
-use super::client::{Dice, SECTOR_BYTES, stamp};
+use crate::stamp::{Dice, SECTOR_BYTES, stamp};
+use crate::vhost::{Driver, FLUSH, FrontEnd, READ, WRITE};
 
 /// The disk's size.
 pub const DISK_SECTORS: u64 = 8192;
@@ -34,16 +29,19 @@ pub struct Model {
     /// Under way: nothing, or everything, of each sector.
     under_way: BTreeMap<u16, Option<Write>>,
     next: u64,
+    /// How many requests were answered.
     pub acknowledged: u64,
 }
 
-impl Model {
+impl Default for Model {
     /// Of a disk that nobody has written.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let held = vec![0; usize::try_from(DISK_SECTORS).unwrap()];
         Self { held, under_way: BTreeMap::new(), next: 1, acknowledged: 0 }
     }
+}
 
+impl Model {
     /// By sector, the number of the write that was acknowledged last.
     pub fn held(&self) -> &[u64] {
         &self.held
@@ -119,6 +117,14 @@ pub fn submit(
     driver.submit(front, slot, WRITE, first, u32::try_from(data.len()).unwrap());
 }
 
+/// Waits for the next answer, which must be a good one; says which slot is free now.
+pub fn take_answer(front: &FrontEnd, driver: &mut Driver, model: &mut Model) -> u16 {
+    let slot = driver.wait_for_answer(front).0;
+    assert_eq!(driver.status(front, slot), 0, "a request failed");
+    model.answered(slot);
+    slot
+}
+
 /// Writes until so many requests were answered, keeping all slots busy to the end.
 pub fn load(
     front: &FrontEnd,
@@ -131,9 +137,7 @@ pub fn load(
         submit(front, driver, model, dice, slot);
     }
     for _ in 0..answers {
-        let slot = driver.wait_for_answer(front).0;
-        assert_eq!(driver.status(front, slot), 0, "a request failed");
-        model.answered(slot);
+        let slot = take_answer(front, driver, model);
         submit(front, driver, model, dice, slot);
     }
 }
@@ -149,58 +153,4 @@ pub fn read_back(front: &FrontEnd, driver: &mut Driver, model: &mut Model) {
         }
     }
     model.under_way.clear();
-}
-
-/// How often to kill a server, and when.
-#[derive(Clone, Copy)]
-pub struct Kills {
-    pub seed: u64,
-    pub count: u64,
-}
-
-/// Kills the server again and again under load, on one connection that is never made again; `restart`
-/// has to bring another server about. No request may be lost, or answered twice. Returns how many
-/// writes were acknowledged.
-pub fn survive_kills(
-    rig: &mut Rig,
-    front: &FrontEnd,
-    driver: &mut Driver,
-    kills: Kills,
-    mut restart: impl FnMut(&mut Rig),
-) -> u64 {
-    let (mut dice, mut model) = (Dice(kills.seed), Model::new());
-    for slot in 0..SLOTS {
-        submit(front, driver, &mut model, &mut dice, slot);
-    }
-    let take_one = |driver: &mut Driver, model: &mut Model, dice: &mut Dice| {
-        let slot = driver.wait_for_answer(front).0;
-        assert_eq!(driver.status(front, slot), 0, "a request failed");
-        model.answered(slot);
-        submit(front, driver, model, dice, slot);
-    };
-    for _ in 0..kills.count {
-        let pid = rig.server_pid().to_string();
-        let delay = Duration::from_micros(dice.roll(60_000));
-        let killer = thread::spawn(move || {
-            thread::sleep(delay);
-            assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
-        });
-        while !killer.is_finished() {
-            if driver.answers_waiting(front) > 0 {
-                take_one(driver, &mut model, &mut dice);
-            } else {
-                thread::yield_now();
-            }
-        }
-        killer.join().unwrap();
-        restart(rig);
-        for _ in 0..30 {
-            take_one(driver, &mut model, &mut dice);
-        }
-    }
-    while model.under_way() > 0 {
-        model.answered(driver.wait_for_answer(front).0);
-    }
-    read_back(front, driver, &mut model);
-    model.acknowledged
 }
