@@ -18,19 +18,18 @@ pub async fn put<P: Pages>(pages: &mut P, key: &[u8], value: &[u8]) -> Result<()
     let before = meta;
     let path = find(pages, &meta, key).await?;
     let view = View::new(&path.leaf, path.leaf_at, 0)?;
+    let (index, replaced) = match view.search(key) {
+        Ok(index) if view.value(index) == value => return Ok(()),
+        Ok(index) => (index, index..index + 1),
+        Err(index) => (index, index..index),
+    };
+    if let Some(page) = view.spliced(replaced.clone(), Some((key, value))) {
+        pages.put(path.leaf_at, page);
+        return Ok(());
+    }
     let mut entries = view.entries();
     let entry = Entry { key: key.to_vec(), value: value.to_vec() };
-    let index = match view.search(key) {
-        Ok(index) if entries.list[index] == entry => return Ok(()),
-        Ok(index) => {
-            entries.list[index] = entry;
-            index
-        }
-        Err(index) => {
-            entries.list.insert(index, entry);
-            index
-        }
-    };
+    entries.list.splice(replaced, [entry]);
     let mut split = store(pages, &mut meta, path.leaf_at, entries, index).await?;
     for step in path.steps.iter().rev() {
         let Some(pointer) = split else { break };

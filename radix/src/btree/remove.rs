@@ -17,8 +17,16 @@ pub async fn remove<P: Pages>(pages: &mut P, key: &[u8]) -> Result<Option<Vec<u8
     let path = find(pages, &meta, key).await?;
     let view = View::new(&path.leaf, path.leaf_at, 0)?;
     let Ok(index) = view.search(key) else { return Ok(None) };
-    let mut entries = view.entries();
-    let removed = entries.list.remove(index);
+    let removed = view.value(index).to_vec();
+    let page = view.spliced(index..index + 1, None).expect("less fits where more did");
+    let mut entries = {
+        let rest = View::new(&page, path.leaf_at, 0)?;
+        if path.steps.is_empty() || rest.bytes() >= SMALL_BYTES {
+            pages.put(path.leaf_at, page);
+            return Ok(Some(removed));
+        }
+        rest.entries()
+    };
     let mut at = path.leaf_at;
     for step in path.steps.iter().rev() {
         if entries.bytes() >= SMALL_BYTES {
@@ -35,7 +43,7 @@ pub async fn remove<P: Pages>(pages: &mut P, key: &[u8]) -> Result<Option<Vec<u8
     if meta != before {
         write_meta(pages, &meta);
     }
-    Ok(Some(removed.value))
+    Ok(Some(removed))
 }
 
 /// Joins the page `at` (whose entries are `small`, not written yet) with a neighbour, where both

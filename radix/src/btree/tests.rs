@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bough_blockstore::{BLOCK_BYTES, BlockAddr, Epoch, VirtualBlock};
 use proptest::prelude::*;
 
-use super::page::{Kind, View, check_header};
+use super::page::{Entries, Entry, Kind, View, check_header};
 use super::*;
 use crate::testing::ready;
 
@@ -199,4 +199,28 @@ fn a_scan_stops_where_its_prefix_does() {
     }
     let found = ready(scan(&pages, b"b", b"", usize::MAX)).unwrap();
     assert!(found.iter().all(|pair| pair.key[0] == b'b') && found.len() > 600);
+}
+
+proptest! {
+    #[test]
+    fn a_page_edited_in_place_is_the_page_encoded_anew(
+        lengths in prop::collection::vec((1_usize..40, 0_usize..60), 0..40),
+        replaced in any::<prop::sample::Index>(),
+        count in 0_usize..2,
+        new in prop::option::of((1_usize..KEY_MAX_BYTES, 0_usize..VALUE_MAX_BYTES)),
+    ) {
+        let at = VirtualBlock::of(7);
+        // Nobody asked for order: pages are made here that nobody else reads.
+        let entry = |(key, value): (usize, usize)| Entry { key: vec![1; key], value: vec![2; value] };
+        let mut entries = Entries { level: 0, list: lengths.into_iter().map(entry).collect() };
+        let start = replaced.index(entries.list.len() + 1);
+        let range = start..(start + count).min(entries.list.len());
+        let page = entries.encode(at);
+        let view = View::unchecked(&page, at);
+        prop_assert_eq!(view.bytes(), entries.bytes());
+        let new = new.map(entry);
+        let edited = view.spliced(range.clone(), new.as_ref().map(|e| (&e.key[..], &e.value[..])));
+        entries.list.splice(range, new);
+        prop_assert_eq!(edited, entries.fits().then(|| entries.encode(at)));
+    }
 }

@@ -54,8 +54,10 @@ impl Engine {
                 break (doomed, disks, leftovers);
             }
         };
-        let mut commit = self.store().catalogue.begin(PoolNeed::TriedOut).await?;
-        put_deleted(&mut commit, &doomed).await?;
+        let tried_out = !disks.is_empty();
+        let need = if tried_out { PoolNeed::TriedOut } else { PoolNeed::Release };
+        let mut commit = self.store().catalogue.begin(need).await?;
+        try_out(&mut commit, &doomed).await?;
         commit.stage(&[]).await?.durable().await?;
         self.store().free_taken(&leftovers);
         for disk in &disks {
