@@ -188,7 +188,7 @@ mod tests {
             buf.fill(0xff);
             drop(buf);
             assert!(BlockBuf::zeroed(count).iter().all(|byte| *byte == 0));
-            let mut next = BlockBuf::with_capacity(count);
+            let next = BlockBuf::with_capacity(count);
             assert_eq!(next.block_count(), 0);
         }
     }
