@@ -325,14 +325,14 @@ fn noise_in_the_in_flight_region_cannot_hurt() {
     front.share(0, Driver::memory_bytes(1));
     let (description, file) = front.new_inflight(1, 16);
     let mut noise = vec![0xa5; 16 + 16 * 16];
-    noise[8..12].copy_from_slice(&[1, 0, 16, 0]);
+    noise[8..12].copy_from_slice(&[1, 0, 0, 4]);
     std::os::unix::fs::FileExt::write_all_at(&file, &noise, 0).unwrap();
     front.set_inflight(&description, &file);
     let driver = Driver::new(0);
     driver.describe(&front, 0);
     driver.start(&front);
     front.try_set(request::SET_VRING_ENABLE, 0, 1);
-    // It names sixteen chains, all of zeros.
+    // Of its 1024 entries sixteen name chains, all of zeros.
     scene.ends(&front, "header of 0 bytes");
 }
 

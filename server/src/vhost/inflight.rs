@@ -35,6 +35,9 @@ const ENTRY_BYTES: usize = 16;
 const NEXT_AT: usize = 6;
 const COUNTER_AT: usize = 8;
 const QUEUE_ALIGN: usize = 64;
+/// Entries of a queue's part at least. QEMU asks for as many as its `queue-size` says, and yet, since
+/// some version between 7.2 and 10.0, tells drivers that rings have room for so many descriptors.
+const ENTRIES_MIN: u16 = 1024;
 /// The only version there is; zero is a region nobody has used.
 const VERSION: u16 = 1;
 
@@ -48,8 +51,25 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// What a front end asks for, if it fits a device with so many queues.
-    pub(crate) fn of(asked: &VhostUserInflight, queues: u16) -> Result<Self, VhostError> {
+    /// What is cut for a front end that asks for this, if it fits a device with so many queues.
+    pub(crate) fn to_cut(asked: &VhostUserInflight, queues: u16) -> Result<Self, VhostError> {
+        Ok(Self::of(asked, queues)?.roomy())
+    }
+
+    /// How a region is cut that a front end hands back. It repeats what it asked for: one that we
+    /// made is known by its size.
+    pub(crate) fn as_cut(given: &VhostUserInflight, queues: u16) -> Result<Self, VhostError> {
+        let said = Self::of(given, queues)?;
+        let ours = said.roomy();
+        Ok(if given.mmap_size == to_u64(ours.bytes()) { ours } else { said })
+    }
+
+    fn roomy(self) -> Self {
+        Self { entries: self.entries.max(ENTRIES_MIN), ..self }
+    }
+
+    /// What a front end says, if it fits a device with so many queues.
+    fn of(asked: &VhostUserInflight, queues: u16) -> Result<Self, VhostError> {
         let shape = Self { queues: asked.num_queues, entries: asked.queue_size };
         if shape.queues == 0 || shape.queues > queues || shape.entries == 0 {
             let (queue, ring_size) = (shape.queues, shape.entries);
@@ -311,6 +331,26 @@ mod tests {
         assert_eq!(successor.recover(0), [4, 1]);
         successor.taken(0);
         assert_eq!(region.queue(0, 8, 0).unwrap().recover(0), [4, 1, 0]);
+    }
+
+    #[test]
+    fn a_ring_may_be_larger_than_the_front_end_said() {
+        let asked = VhostUserInflight::new(0, 0, 2, 128);
+        let cut = Shape::to_cut(&asked, 2).unwrap();
+        let (file, bytes) = InflightRegion::create(cut).unwrap();
+        let given = VhostUserInflight::new(bytes, 0, 2, 128);
+        assert_eq!(Shape::as_cut(&given, 2).unwrap(), cut);
+        let region = InflightRegion::adopt(Arc::new(file), 0, bytes, cut).unwrap();
+        let mut queue = region.queue(1, 1024, 0).unwrap();
+        queue.taken(1023);
+        assert_eq!(region.queue(1, 1024, 0).unwrap().recover(0), [1023]);
+    }
+
+    #[test]
+    fn a_region_of_another_server_is_as_the_front_end_says() {
+        let said = Shape { queues: 2, entries: 128 };
+        let given = VhostUserInflight::new(to_u64(said.bytes()), 0, 2, 128);
+        assert_eq!(Shape::as_cut(&given, 2).unwrap(), said);
     }
 
     #[test]

@@ -391,16 +391,16 @@ impl<D: BlockDisk> VhostUserBackendReqHandlerMut for Session<D> {
     }
 
     fn get_inflight_fd(&mut self, asked: &VhostUserInflight) -> Answer<(VhostUserInflight, File)> {
-        let shape = Shape::of(asked, self.subject.queues)?;
+        let shape = Shape::to_cut(asked, self.subject.queues)?;
         let (file, bytes) = InflightRegion::create(shape)?;
-        Ok((VhostUserInflight::new(bytes, 0, shape.queues, shape.entries), file))
+        Ok((VhostUserInflight::new(bytes, 0, asked.num_queues, asked.queue_size), file))
     }
 
     fn set_inflight_fd(&mut self, given: &VhostUserInflight, file: File) -> Answer<()> {
         if let Some(queue) = self.queues.iter().position(QueueSetup::runs) {
             return Err(VhostError::QueueRuns { queue }.into());
         }
-        let shape = Shape::of(given, self.subject.queues)?;
+        let shape = Shape::as_cut(given, self.subject.queues)?;
         let (offset, bytes) = (given.mmap_offset, given.mmap_size);
         let file = self.keep(file)?;
         let Shape { queues, entries } = shape;
