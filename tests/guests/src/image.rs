@@ -1,4 +1,4 @@
-//! The guest's disk image: built once by the script `debian-image`, then kept.
+//! What the scripts beside us make once and keep: the guest's disk image, another release's QEMU.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,8 +9,19 @@ use crate::process::tied;
 
 /// Builds the Debian image if it is not there yet; returns its path. Never write to it.
 pub fn debian_image() -> Result<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("debian-image");
+    made_by("debian-image", &[])
+}
+
+/// Unpacks the QEMU of this Debian release, beside the host's, if it is not there yet; returns its
+/// path.
+pub fn debian_qemu(suite: &str) -> Result<PathBuf> {
+    made_by("debian-qemu", &[suite])
+}
+
+fn made_by(script: &str, arguments: &[&str]) -> Result<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
     let out = tied(&script)
+        .args(arguments)
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("cannot run {}", script.display()))?;

@@ -27,13 +27,20 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots a guest and waits until its agent answers. Its files go to `folder`.
+    /// Boots a guest in the usual QEMU and waits until its agent answers. Its files go to `folder`.
     pub fn boot(name: &str, disk_args: &[String], folder: &Path) -> Result<Self> {
+        let named = std::env::var_os("BOUGH_QEMU");
+        let qemu = named.map_or_else(|| PathBuf::from("qemu-system-x86_64"), PathBuf::from);
+        Self::boot_in(&qemu, name, disk_args, folder)
+    }
+
+    /// As [`boot`](Self::boot), in another QEMU.
+    pub fn boot_in(qemu: &Path, name: &str, disk_args: &[String], folder: &Path) -> Result<Self> {
         let start = Instant::now();
         let at = |suffix: &str| folder.join(format!("{name}.{suffix}"));
         let (console, log) = (at("console"), at("qemu"));
         let args = arguments(&at("qmp"), &at("agent"), &console, disk_args);
-        let mut qemu = Process::start(Path::new("qemu-system-x86_64"), &args, &log)?;
+        let mut qemu = Process::start(qemu, &args, &log)?;
         let qmp = wait_for("QEMU's control socket", BOOT, || {
             qemu.still_runs()?;
             Ok(Qmp::connect(&at("qmp")).ok())

@@ -23,9 +23,7 @@ pub fn goes_on(scene: &mut Scene) -> Result<()> {
     for _ in 0..KILLS {
         writer.advance(scene.guest()?, 100)?;
         load.check_running()?;
-        scene.bough.kill_server()?;
-        std::thread::sleep(PAUSE);
-        scene.bough.serve()?;
+        kill_and_restart(scene)?;
     }
     writer.advance(scene.guest()?, 100)?;
     let acknowledged = writer.stop(scene.guest()?)?;
@@ -39,4 +37,11 @@ pub fn goes_on(scene: &mut Scene) -> Result<()> {
         std::fs::remove_file(image)?;
     }
     scene.guest()?.check_health()
+}
+
+/// Whoever was connected has to connect again.
+pub fn kill_and_restart(scene: &mut Scene) -> Result<()> {
+    scene.bough.kill_server()?;
+    std::thread::sleep(PAUSE);
+    scene.bough.serve()
 }

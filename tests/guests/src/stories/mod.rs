@@ -4,6 +4,7 @@ mod boot;
 mod files;
 mod grow;
 mod kill;
+mod newer;
 mod ordered;
 mod service;
 mod snapshot;
@@ -21,7 +22,7 @@ use crate::story::Tally;
 
 type Story = (&'static str, fn(&mut Scene) -> Result<()>);
 
-const STORIES: [Story; 10] = [
+const STORIES: [Story; 11] = [
     ("a_debian_boots_from_a_clone_of_a_template", boot::boots),
     ("fio_reads_back_what_it_wrote", verify::raw_disk),
     ("files_survive_and_the_file_system_checks_clean", files::survive),
@@ -30,6 +31,7 @@ const STORIES: [Story; 10] = [
     ("a_group_snapshot_under_load_is_one_instant", snapshot::one_instant),
     ("a_guest_goes_on_after_its_server_was_killed", kill::goes_on),
     ("a_guest_that_cannot_reconnect_goes_on_with_the_spare", spare::goes_on),
+    ("a_guest_in_debian_13_s_qemu_goes_on_too", newer::goes_on),
     ("the_template_is_byte_for_byte_what_was_imported", boot::template_unchanged),
     ("guest_and_server_stop_and_the_store_checks_clean", boot::ends_clean),
 ];

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use crate::agent::Job;
 use crate::machine::Machine;
 use crate::scene::Scene;
 
@@ -20,19 +21,11 @@ const LOAD: &str = "fio --name=load --filename=/root/load --direct=1 --ioengine=
 pub fn goes_on(scene: &mut Scene) -> Result<()> {
     scene.bough.run(&["clone", "debian", "lone"])?;
     scene.bough.run(&["attach", "lone"])?;
-    let args = scene.bough.qemu_args(&["lone"])?;
-    let lonely: Vec<_> = args.iter().map(|arg| arg.replace(",reconnect=1", "")).collect();
-    if lonely == args {
-        bail!("QEMU was not told to reconnect in the first place: {args:?}");
-    }
-    let mut guest = Machine::boot("lone", &lonely, scene.scratch.folder())?;
+    let args = lonely(scene.bough.qemu_args(&["lone"])?, "lone")?;
+    let mut guest = Machine::boot("lone", &args, scene.scratch.folder())?;
     let load = guest.start(LOAD)?;
     for _ in 0..KILLS {
-        scene.bough.stand_by()?;
-        std::thread::sleep(BETWEEN);
-        load.check_running()?;
-        scene.bough.kill_server()?;
-        scene.bough.succeed()?;
+        kill_beside_a_spare(scene, &load)?;
     }
     load.succeed(FIO_ENDS)?;
     guest.check_health()?;
@@ -40,4 +33,25 @@ pub fn goes_on(scene: &mut Scene) -> Result<()> {
     scene.bough.run(&["detach", "lone"])?;
     scene.bough.run(&["delete", "lone"])?;
     Ok(())
+}
+
+/// QEMU's options, but for this disk, which never connects again.
+pub fn lonely(mut args: Vec<String>, disk: &str) -> Result<Vec<String>> {
+    let sign = format!("id=bough-{disk},");
+    for arg in &mut args {
+        if arg.contains(&sign) && arg.ends_with(",reconnect=1") {
+            arg.truncate(arg.len() - ",reconnect=1".len());
+            return Ok(args);
+        }
+    }
+    bail!("QEMU was not told to reconnect in the first place: {args:?}");
+}
+
+/// Kills the server under this load; the spare goes on.
+pub fn kill_beside_a_spare(scene: &mut Scene, load: &Job) -> Result<()> {
+    scene.bough.stand_by()?;
+    std::thread::sleep(BETWEEN);
+    load.check_running()?;
+    scene.bough.kill_server()?;
+    scene.bough.succeed()
 }
