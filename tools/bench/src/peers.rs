@@ -170,7 +170,7 @@ fn await_socket(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A command that ends with us, however we end.
+/// A command that ends with the thread that starts it, however that ends.
 fn until_we_end(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);

@@ -85,20 +85,19 @@ fn stalls(way: Way, store: Store, kills: usize) -> Result<Vec<f64>> {
     Ok(stalls)
 }
 
-/// Kills the server while the client is at it.
+/// Kills the server while the client is at it. The client is the one with a thread of its own: who
+/// starts a server may not end before it, see [`crate::peers`].
 fn longest_pause(client: &mut Client, bed: &mut Servers) -> Result<Duration> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let killer = scope.spawn(|| {
-            thread::sleep(LIFE);
-            let restarted = bed.kill_and_restart();
-            // What is under way now is answered by the next server only.
-            over.store(true, Ordering::Relaxed);
-            restarted
-        });
-        let outcome = client.run(LOAD, Length::Until(&over))?;
-        killer.join().ok().context("the killer panicked")??;
-        Ok(outcome.longest_pause)
+        let at_it = scope.spawn(|| client.run(LOAD, Length::Until(&over)));
+        thread::sleep(LIFE);
+        let restarted = bed.kill_and_restart();
+        // What is under way now is answered by the next server only.
+        over.store(true, Ordering::Relaxed);
+        let outcome = at_it.join().ok().context("the client panicked")?;
+        restarted?;
+        Ok(outcome?.longest_pause)
     })
 }
 
