@@ -94,15 +94,16 @@ struct Subject {
 }
 
 async fn grow(bed: &Bed, limit: u64, shape: Shape) -> Result<Vec<Row>> {
-    let few = Subject::create(bed.within("few")?).await?;
-    let (few, _) = few.grow(shape, FEW).await?;
-    let few_disk = few.disk(shape).await?;
+    let mut few = Subject::create(bed.within("few")?).await?;
     let mut many = Subject::create(bed.within("many")?).await?;
     let (mut rows, mut target) = (Vec::new(), 10);
     while target < limit {
         target *= 10;
         let open_us;
         (many, open_us) = many.grow(shape, target).await?;
+        // Opened anew like the other: a log that has just begun gets its blocks in small portions.
+        (few, _) = few.grow(shape, FEW).await?;
+        let few_disk = few.disk(shape).await?;
         let many_disk = many.disk(shape).await?;
         let (mut turns_of_few, mut turns_of_many) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
