@@ -14,7 +14,7 @@ use crate::execute::SERIAL_BYTES;
 use crate::keep::{Identity, Inheritance, Vault};
 use crate::sockets::{SocketDir, SocketError, SocketRights, disk_socket};
 use crate::throttle::Throttle;
-use crate::vhost::{Export, ExportOptions, Inherited, inherited_sessions};
+use crate::vhost::{Doors, Export, ExportOptions, Inherited, inherited_sessions};
 use crate::waiting::WaitingLines;
 
 /// All running exports.
@@ -26,6 +26,7 @@ pub struct Exports {
     waiting: Option<Arc<WaitingLines>>,
     running: BTreeMap<DiskName, Running>,
     vault: Arc<Vault>,
+    doors: Arc<Doors>,
     /// Of a dead server: descriptors, and sessions by serial number.
     inherited: Inheritance,
     sessions: BTreeMap<String, Vec<Inherited>>,
@@ -39,6 +40,8 @@ pub(crate) struct SharedByAll {
     pub(crate) waiting: Option<Arc<WaitingLines>>,
     /// What outlives us.
     pub(crate) vault: Arc<Vault>,
+    /// Who watches the sockets.
+    pub(crate) doors: Arc<Doors>,
 }
 
 struct Running {
@@ -56,10 +59,21 @@ impl Exports {
         shared: SharedByAll,
         mut inherited: Inheritance,
     ) -> Self {
-        let SharedByAll { buffers, waiting, vault } = shared;
+        let SharedByAll { buffers, waiting, vault, doors } = shared;
         let sessions = inherited_sessions(&mut inherited, &vault);
         let running = BTreeMap::new();
-        Self { folder, rights, reactors, buffers, waiting, running, vault, inherited, sessions }
+        Self {
+            folder,
+            rights,
+            reactors,
+            buffers,
+            waiting,
+            running,
+            vault,
+            doors,
+            inherited,
+            sessions,
+        }
     }
 
     /// Everything is offered again that was: what a dead server has left beyond that is nobody's.
@@ -101,6 +115,7 @@ impl Exports {
             waiting: self.waiting.clone(),
             throttle: Arc::clone(&throttle),
             vault: Arc::clone(&self.vault),
+            doors: Arc::clone(&self.doors),
         };
         let serial = String::from_utf8_lossy(&options.serial).into_owned();
         let sessions = self.sessions.remove(&serial).unwrap_or_default();

@@ -40,5 +40,5 @@ pub use sockets::{
 };
 pub use store::{NewBlocks, OpenOptions, OpenStore, StoreError, create_store, repair_store};
 pub use throttle::Throttle;
-pub use vhost::{Export, ExportOptions, MAX_QUEUES, VhostError};
+pub use vhost::{Doors, Export, ExportOptions, MAX_QUEUES, VhostError};
 pub use waiting::{Waiting, WaitingLines};

@@ -23,6 +23,7 @@ use crate::keep::{Inheritance, Kept, Role, SpareDoor, StandBy, Vault};
 use crate::sandbox::Sandbox;
 use crate::sockets::{SocketDir, SocketError, SocketRights, control_socket};
 use crate::store::{OpenOptions, OpenStore, StoreError, Warm, lock_when_free};
+use crate::vhost::Doors;
 use crate::waiting::WaitingLines;
 use crate::watch::watch;
 
@@ -169,7 +170,7 @@ async fn serve_opened(
     let (listener, _kept) = listen(&socket, options.control_rights)?;
     let (door, _kept_too) = listen(&SpareDoor::path(sockets.path()), SocketRights::PRIVATE)?;
     let door = SpareDoor::new(door, Arc::clone(&vault))?;
-    let control = controlled(store, sockets, options, socket.clone(), vault, inherited);
+    let control = controlled(store, sockets, options, socket.clone(), vault, inherited)?;
     let control = Arc::new(control);
     if let Some(serving) = control.server() {
         restore(&control, serving).await?;
@@ -248,7 +249,7 @@ fn controlled(
     control_socket: PathBuf,
     vault: Arc<Vault>,
     inherited: Inheritance,
-) -> Control {
+) -> std::io::Result<Control> {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let info = ServerInfo {
         pid: std::process::id(),
@@ -261,13 +262,14 @@ fn controlled(
         sandbox: options.sandbox.finish(store.reactors()),
         keepers: Vec::new(),
     };
+    let doors = Doors::new()?;
     let buffers = Arc::new(Buffers::new(options.open.memory_bytes / BUFFERS_SHARE));
     let reactors = store.reactors().to_vec();
     let waiting = Arc::<WaitingLines>::default();
     let waits = (options.on_full == OnFull::Pause).then(|| Arc::clone(&waiting));
-    let shared = SharedByAll { buffers, waiting: waits, vault: Arc::clone(&vault) };
+    let shared = SharedByAll { buffers, waiting: waits, vault: Arc::clone(&vault), doors };
     let exports = Exports::new(sockets, options.disk_rights, reactors, shared, inherited);
-    Control::serving(store, Serving { info, vault, exports: Mutex::new(exports), waiting })
+    Ok(Control::serving(store, Serving { info, vault, exports: Mutex::new(exports), waiting }))
 }
 
 async fn accept_until(

@@ -10,7 +10,7 @@ use bough_blockstore::{
     BlockCount, Reactor, ReactorConfig, ReactorHandle, UringDevice, UringRuntime,
 };
 use bough_radix::{Disk, Engine, EngineConfig, Limits, VersionName};
-use bough_server::{Buffers, Export, ExportOptions, Throttle};
+use bough_server::{Buffers, Doors, Export, ExportOptions, Throttle};
 use bough_tests::vhost::{
     DISCARD, Driver, FLUSH, FrontEnd, READ, WRITE, features, protocol, request,
 };
@@ -62,6 +62,7 @@ impl Store {
             waiting: None,
             throttle: Arc::new(Throttle::new(Limits::NONE)),
             vault: Arc::default(),
+            doors: Doors::new().expect("a thread"),
         };
         let disk = Arc::clone(&self.disk);
         Export::start(disk, listener, path, options, self.reactor.clone()).unwrap()

@@ -1,4 +1,4 @@
-//! A disk offered on a socket: accepting front ends, one thread each, until told to stop; and going
+//! A disk offered on a socket: letting front ends in, one thread each, until told to stop; and going
 //! on with those of a dead server.
 
 use std::io;
@@ -6,12 +6,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bough_blockstore::ReactorHandle;
 use bough_radix::Access;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{SocketFlags, accept_with};
 
 use crate::buffers::Buffers;
@@ -21,6 +21,7 @@ use crate::keep::{Kept, Role, Vault};
 use crate::throttle::Throttle;
 use crate::vhost::config::MAX_QUEUES;
 use crate::vhost::connection::{self, End, Past};
+use crate::vhost::doors::{Door, Doors};
 use crate::vhost::fault::Fault;
 use crate::vhost::ledger::Ledger;
 use crate::vhost::session::Subject;
@@ -53,13 +54,16 @@ pub struct ExportOptions {
     pub throttle: Arc<Throttle>,
     /// What outlives us.
     pub vault: Arc<Vault>,
+    /// Who tells us of newcomers.
+    pub doors: Arc<Doors>,
 }
 
 /// A disk being offered. Dropping it stops: front ends are cut off, what they had under way ends,
 /// the socket's path is removed.
 pub struct Export {
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
+    /// Open until we begin to stop.
+    door: Option<Door<Kept>>,
     path: PathBuf,
 }
 
@@ -93,7 +97,7 @@ impl Export {
     /// Begins to accept front ends on `listener`, which is bound to `path`.
     ///
     /// # Errors
-    /// Where a thread cannot be started.
+    /// Where there are no descriptors left.
     pub fn start<D: BlockDisk>(
         disk: Arc<D>,
         listener: UnixListener,
@@ -114,6 +118,8 @@ impl Export {
         sessions: Vec<Inherited>,
     ) -> io::Result<Self> {
         sigbus::guard()?;
+        // One thread accepts for all, and one who has gone again must not make it wait.
+        listener.set_nonblocking(true)?;
         let listener = options.vault.keep(listener.into(), Role::Listener)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let queues = options.queues.clamp(1, MAX_QUEUES);
@@ -129,10 +135,9 @@ impl Export {
             admit(&shared, &disk, &reactor, socket, Some((ledger, past)));
         }
         let accepting = Arc::clone(&shared);
-        let acceptor = thread::Builder::new()
-            .name(format!("accept:{}", shared.options.name))
-            .spawn(move || accept_all(&accepting, &disk, &reactor))?;
-        Ok(Self { shared, acceptor: Some(acceptor), path })
+        let on_knock = move || accept_one(&accepting, &disk, &reactor);
+        let door = shared.options.doors.open(shared.listener.clone(), on_knock)?;
+        Ok(Self { shared, door: Some(door), path })
     }
 
     /// Who is being served.
@@ -160,7 +165,7 @@ impl Export {
     /// successor. Does not wait.
     pub(crate) fn begin_handing_over(&self) {
         self.shared.lock().stopping = true;
-        // Wakes the acceptor and the connections.
+        // Wakes the connections.
         let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
     }
 
@@ -171,7 +176,7 @@ impl Export {
     }
 
     fn shut(&mut self) {
-        if self.acceptor.is_none() {
+        if self.door.is_none() {
             return;
         }
         // The path first: nobody finds a socket that nobody answers.
@@ -187,11 +192,10 @@ impl Export {
         self.wait();
     }
 
-    /// For the acceptor, which waits for the connections.
+    /// For the connections. Whoever is being accepted finds us stopping.
     fn wait(&mut self) {
-        let Some(acceptor) = self.acceptor.take() else { return };
-        if acceptor.join().is_err() {
-            tracing::error!(disk = self.shared.options.name, "an export's thread panicked");
+        if self.door.take().is_some() {
+            self.shared.wait_for_all();
         }
     }
 }
@@ -275,36 +279,22 @@ impl Shared {
     }
 }
 
-fn accept_all<D: BlockDisk>(shared: &Arc<Shared>, disk: &Arc<D>, reactor: &ReactorHandle) {
-    loop {
-        match accept_one(shared) {
-            Ok(Some(socket)) => admit(shared, disk, reactor, socket, None),
-            Ok(None) => break,
-            Err(_) if shared.lock().stopping => break,
-            Err(error) => {
-                // Out of descriptors, most likely; it passes.
-                tracing::warn!(disk = shared.options.name, %error, "cannot accept a front end");
-                thread::sleep(Duration::from_millis(100));
-            }
+/// Somebody knocks, or has gone again.
+fn accept_one<D: BlockDisk>(shared: &Arc<Shared>, disk: &Arc<D>, reactor: &ReactorHandle) {
+    if shared.lock().stopping {
+        return;
+    }
+    let accepted = accept_with(&shared.listener, SocketFlags::CLOEXEC).map_err(io::Error::from);
+    match accepted.and_then(|socket| shared.options.vault.keep(socket, Role::FrontEnds)) {
+        Ok(socket) => admit(shared, disk, reactor, socket, None),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(_) if shared.lock().stopping => {}
+        Err(error) => {
+            // Out of descriptors, most likely; it passes.
+            tracing::warn!(disk = shared.options.name, %error, "cannot accept a front end");
+            thread::sleep(Duration::from_millis(100));
         }
     }
-    shared.wait_for_all();
-}
-
-/// The next front end; `None` when it is time to stop.
-fn accept_one(shared: &Shared) -> io::Result<Option<Kept>> {
-    let (stop, listener) = (&shared.stop, &shared.listener);
-    let mut polled = [PollFd::new(stop, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
-    while let Err(error) = poll(&mut polled, None) {
-        if error != rustix::io::Errno::INTR {
-            return Err(error.into());
-        }
-    }
-    if !polled[0].revents().is_empty() {
-        return Ok(None);
-    }
-    let socket = accept_with(listener, SocketFlags::CLOEXEC)?;
-    shared.options.vault.keep(socket, Role::FrontEnds).map(Some)
 }
 
 /// Gives a front end its thread.

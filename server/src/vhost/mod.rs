@@ -8,6 +8,7 @@
 mod channel;
 mod config;
 mod connection;
+mod doors;
 mod error;
 mod eventfd;
 mod export;
@@ -27,6 +28,7 @@ mod sigbus;
 mod turn;
 
 pub use config::MAX_QUEUES;
+pub use doors::Doors;
 pub use error::VhostError;
 pub use export::{Export, ExportOptions};
 pub(crate) use inflight::{InflightQueue, InflightRegion, Shape};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bough_blockstore::{Reactor, ReactorConfig, ReactorHandle};
 use bough_radix::Limits;
-use bough_server::{Buffers, Export, ExportOptions, SERIAL_BYTES, Throttle};
+use bough_server::{Buffers, Doors, Export, ExportOptions, SERIAL_BYTES, Throttle};
 
 use crate::vhost::{Driver, FrontEnd, MemoryDisk, protocol};
 
@@ -154,6 +154,7 @@ fn options(queues: u16, read_only: bool) -> ExportOptions {
         throttle: unlimited(),
         waiting: None,
         vault: Arc::default(),
+        doors: Doors::new().expect("a thread"),
     }
 }
 
