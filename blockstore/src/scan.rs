@@ -4,13 +4,14 @@
 //! record that anybody was told is durable is returned, or its loss is reported as damage; what is
 //! returned is a prefix of the chain that ends between groups.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::addr::{BLOCK_BYTES, BlockAddr, BlockRun, Epoch, Nonce, Sequence, to_u64, to_usize};
 use crate::buffer::BlockBuf;
 use crate::chain::ChainStart;
-use crate::device::{Device, DeviceError};
+use crate::device::{Device, DeviceError, IoFuture};
 use crate::record::{ChainEntry, GroupEnd, RecordHeader};
 
 /// Bounds of a scan.
@@ -131,7 +132,8 @@ pub async fn scan(
     }
     // 4. Whatever is missing now must never have been promised.
     let (at, sequence) = first_missing;
-    let promised = beyond(device, start.nonce, first_missing, limits, extents).await.max(known);
+    let promised =
+        beyond(device, start.nonce, &walked, first_missing, limits, extents).await.max(known);
     let damaged = promised >= sequence;
     let records: Vec<_> = walked.into_iter().map(|(record, _)| record).collect();
     Ok(Scan {
@@ -214,22 +216,36 @@ async fn is_whole(reader: &mut Reader<'_>, entries: &[ChainEntry]) -> Result<boo
 
 /// The highest record that a header of this chain beyond the first missing one says was synced.
 /// Such a header proves damage: what it speaks of was on the device before it was sealed.
+///
+/// Not looked at is what `found` has in use: its headers, and the newest block of everything it
+/// maps. One of those would have had to be replaced and used again to hold such a header; the header
+/// that allowed the first of them to be used again would itself lie somewhere else, and be found there.
 async fn beyond(
     device: &Arc<dyn Device>,
     nonce: Nonce,
+    found: &Walked,
     (at, sequence): (BlockAddr, Sequence),
     limits: ScanLimits,
     extents: &[BlockRun],
 ) -> Sequence {
     let mut promised = Sequence::ZERO;
     let mut left = limits.max_beyond_blocks;
-    for piece in pieces_from(at, extents) {
-        if piece.count > left {
-            tracing::warn!(%at, "gave up looking for a chain's records beyond its end");
-            break;
+    let mut pieces = pieces_from(at, extents, &in_use(found)).into_iter();
+    let mut under_way = VecDeque::new();
+    loop {
+        while under_way.len() < READS_AT_ONCE
+            && let Some(piece) = pieces.next()
+        {
+            if piece.count > left {
+                tracing::warn!(%at, "gave up looking for a chain's records beyond its end");
+                pieces = Vec::new().into_iter();
+                break;
+            }
+            left -= piece.count;
+            under_way.push_back((piece, device.read(piece.start, to_usize(piece.count))));
         }
-        left -= piece.count;
-        for (at, buf) in read_some(device, piece).await {
+        let Some((piece, reading)) = under_way.pop_front() else { return promised };
+        for (at, buf) in read_some(device, piece, reading).await {
             for (index, place) in (0..buf.block_count()).zip(at.raw()..) {
                 let decoded = RecordHeader::decode(buf.block(index), nonce, BlockAddr::of(place));
                 if let Ok((header, _)) = decoded
@@ -240,33 +256,80 @@ async fn beyond(
             }
         }
     }
-    promised
 }
 
-/// The extents in pieces to be read at once; first what follows `at`, where records tend to be.
-fn pieces_from(at: BlockAddr, extents: &[BlockRun]) -> Vec<BlockRun> {
+/// Headers, and the newest block of everything that is mapped; ascending.
+fn in_use(found: &Walked) -> Vec<u64> {
+    let mut newest = BTreeMap::new();
+    for entry in found.iter().flat_map(|(record, _)| &record.entries) {
+        match entry {
+            ChainEntry::Data { vba, addr, .. } => {
+                newest.insert(vba.raw(), addr.raw());
+            }
+            ChainEntry::Zero { range } => {
+                let gone: Vec<u64> = newest.range(range.clone()).map(|(block, _)| *block).collect();
+                for block in gone {
+                    newest.remove(&block);
+                }
+            }
+            ChainEntry::Require { .. } => {}
+        }
+    }
+    let headers = found.iter().map(|(record, _)| record.header_at.raw());
+    let mut blocks: Vec<u64> = newest.into_values().chain(headers).collect();
+    blocks.sort_unstable();
+    blocks
+}
+
+/// The extents in pieces to be read at once, without blocks in use where that saves much; first
+/// what follows `at`, where records tend to be.
+fn pieces_from(at: BlockAddr, extents: &[BlockRun], in_use: &[u64]) -> Vec<BlockRun> {
     let (mut near, mut far) = (Vec::new(), Vec::new());
     for extent in extents {
-        let mut next = extent.start.raw();
-        while next < extent.end() {
-            let count = (extent.end() - next).min(BEYOND_BLOCKS);
-            let piece = BlockRun { start: BlockAddr::of(next), count };
-            let is_near = extent.contains(at) && piece.end() > at.raw();
-            if is_near {
-                near.push(piece)
-            } else {
-                far.push(piece)
+        for gap in gaps(*extent, in_use) {
+            let mut next = gap.start;
+            while next < gap.end {
+                let count = (gap.end - next).min(BEYOND_BLOCKS);
+                let piece = BlockRun { start: BlockAddr::of(next), count };
+                let is_near = extent.contains(at) && piece.end() > at.raw();
+                if is_near {
+                    near.push(piece)
+                } else {
+                    far.push(piece)
+                }
+                next += count;
             }
-            next += count;
         }
     }
     near.append(&mut far);
     near
 }
 
+/// What of an extent is not in use; a few blocks that are do not part one gap from the next.
+fn gaps(extent: BlockRun, in_use: &[u64]) -> Vec<Range<u64>> {
+    let first = in_use.partition_point(|block| *block < extent.start.raw());
+    let inside = in_use[first..].iter().copied().take_while(|block| *block < extent.end());
+    let mut gaps: Vec<Range<u64>> = Vec::new();
+    let mut next = extent.start.raw();
+    for block in inside.chain([extent.end()]) {
+        if next < block {
+            match gaps.last_mut() {
+                Some(last) if next - last.end < PART_BLOCKS => last.end = block,
+                _ => gaps.push(next..block),
+            }
+        }
+        next = block + 1;
+    }
+    gaps
+}
+
 /// A piece, or what of it can be read: nobody promised that unwritten blocks are readable.
-async fn read_some(device: &Arc<dyn Device>, piece: BlockRun) -> Vec<(BlockAddr, BlockBuf)> {
-    if let Ok(buf) = device.read(piece.start, to_usize(piece.count)).await {
+async fn read_some(
+    device: &Arc<dyn Device>,
+    piece: BlockRun,
+    reading: IoFuture<BlockBuf>,
+) -> Vec<(BlockAddr, BlockBuf)> {
+    if let Ok(buf) = reading.await {
         return vec![(piece.start, buf)];
     }
     let mut found = Vec::new();
@@ -280,18 +343,26 @@ async fn read_some(device: &Arc<dyn Device>, piece: BlockRun) -> Vec<(BlockAddr,
 
 /// Blocks read at once when looking beyond the end (1 MiB).
 const BEYOND_BLOCKS: u64 = 256;
-/// Blocks read at once when following the chain.
+/// So many blocks in use are worth two reads instead of one.
+const PART_BLOCKS: u64 = 8;
+/// Such reads under way.
+const READS_AT_ONCE: usize = 16;
+/// Blocks read at once where nothing says that more are wanted...
 const WINDOW_BLOCKS: u64 = 64;
+/// ...and where those before them were.
+const AHEAD_BLOCKS: u64 = 256;
 
 /// Reads blocks with those that follow them, since a chain lies mostly in one piece.
 struct Reader<'a> {
     device: &'a Arc<dyn Device>,
     window: Option<(BlockAddr, BlockBuf)>,
+    /// On its way: what follows the window.
+    ahead: Option<(BlockRun, IoFuture<BlockBuf>)>,
 }
 
 impl<'a> Reader<'a> {
     fn new(device: &'a Arc<dyn Device>) -> Self {
-        Self { device, window: None }
+        Self { device, window: None, ahead: None }
     }
 
     /// What `fits` makes of the block at `at`, of the same read again, or of its second copy.
@@ -328,11 +399,37 @@ impl<'a> Reader<'a> {
             (index < buf.block_count()).then_some(index)
         };
         if self.window.as_ref().and_then(place).is_none() {
-            let count = (self.device.block_count().0 - at.raw()).min(WINDOW_BLOCKS);
-            let buf = self.device.read(at, to_usize(count)).await.ok()?;
-            self.window = Some((at, buf));
+            self.window = Some(self.move_window(at).await?);
         }
         let index = self.window.as_ref().and_then(place)?;
         self.window.as_ref().map(|(_, buf)| buf.block(index))
+    }
+
+    /// The window with `at` in it. Where it follows the one before, what follows it is asked for.
+    async fn move_window(&mut self, at: BlockAddr) -> Option<(BlockAddr, BlockBuf)> {
+        let (window, follows) = match self.ahead.take() {
+            Some((run, reading)) if run.contains(at) => ((run.start, reading.await.ok()?), true),
+            _ => {
+                let last = self.window.take();
+                let end = last.map(|(first, buf)| first.raw() + to_u64(buf.block_count()));
+                let run = self.run_from(at.raw(), WINDOW_BLOCKS)?;
+                let buf = self.device.read(run.start, to_usize(run.count)).await.ok()?;
+                let follows = end.is_some_and(|end| (end..end + WINDOW_BLOCKS).contains(&at.raw()));
+                ((run.start, buf), follows)
+            }
+        };
+        if follows {
+            let end = window.0.raw() + to_u64(window.1.block_count());
+            self.ahead = self
+                .run_from(end, AHEAD_BLOCKS)
+                .map(|run| (run, self.device.read(run.start, to_usize(run.count))));
+        }
+        Some(window)
+    }
+
+    /// So many blocks from there on, if the device has them; `None` where it has none.
+    fn run_from(&self, start: u64, count: u64) -> Option<BlockRun> {
+        let count = self.device.block_count().0.saturating_sub(start).min(count);
+        (count > 0).then(|| BlockRun { start: BlockAddr::of(start), count })
     }
 }
