@@ -6,11 +6,14 @@
 //! walks in order) its predecessor's CRC all agree, so neither a stale record nor a block that a
 //! guest wrote can pass for one.
 
+mod zeros;
+
 use std::mem::{offset_of, size_of};
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use self::zeros::Zeros;
 use crate::addr::{
     BLOCK_BYTES, BlockAddr, DiskId, Epoch, MAX_44, Nonce, Sequence, VirtualBlock, VirtualRange,
 };
@@ -95,6 +98,10 @@ const _: () = assert!(offset_of!(RawHeader, crc) == CRC_OFFSET);
 /// The CRC covers everything before it.
 const CRC_OFFSET: usize = BLOCK_BYTES - 4;
 
+/// Most headers are short, and end in zeros from here on.
+const SHORT_BYTES: usize = 1024;
+static REST_OF_SHORT: Zeros = Zeros::of(CRC_OFFSET - SHORT_BYTES);
+
 /// Whether a record ends the group it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GroupEnd {
@@ -161,7 +168,12 @@ impl RecordHeader {
         for (raw, entry) in raw.entries.iter_mut().zip(&self.entries) {
             *raw = encode_entry(entry);
         }
-        let crc = crc32fast::hash(&out[..CRC_OFFSET]);
+        let used = offset_of!(RawHeader, entries) + self.entries.len() * size_of::<RawEntry>();
+        let crc = if used <= SHORT_BYTES {
+            REST_OF_SHORT.append_to(crc32fast::hash(&out[..SHORT_BYTES]))
+        } else {
+            crc32fast::hash(&out[..CRC_OFFSET])
+        };
         out[CRC_OFFSET..].copy_from_slice(&crc.to_le_bytes());
         crc
     }
