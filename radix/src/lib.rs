@@ -22,6 +22,7 @@ mod node;
 mod overlay;
 mod overlay_budget;
 mod path;
+mod points;
 mod range_lock;
 mod range_set;
 mod read_ahead;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use bough_blockstore::{BlockAddr, Epoch, VirtualRange};
 
+use crate::points::Points;
 use crate::range_set::RangeSet;
 
 /// Where the newest data of a block is.
@@ -55,7 +56,7 @@ pub struct Layer {
 /// The mappings; see the module's documentation.
 #[derive(Clone, Debug, Default)]
 pub struct Overlay {
-    points: BTreeMap<u64, Point>,
+    points: Points,
     history: Vec<(u64, Point)>,
     zeros: BTreeMap<Epoch, RangeSet>,
 }
@@ -63,7 +64,7 @@ pub struct Overlay {
 impl Overlay {
     /// What the head has at `block`.
     pub fn get(&self, block: u64) -> Found {
-        let point = self.points.get(&block);
+        let point = self.points.get(block);
         for (&epoch, ranges) in self.zeros.iter().rev() {
             // Within one epoch a point is newer than the range: `zero` removes what it covers.
             if point.is_some_and(|p| p.epoch >= epoch) {
@@ -73,7 +74,7 @@ impl Overlay {
                 return Found::Zero;
             }
         }
-        point.map_or(Found::Miss, |&p| Found::Data(p))
+        point.map_or(Found::Miss, Found::Data)
     }
 
     /// Maps `block` to `point`; gives the block that this replaces within its epoch.
@@ -88,17 +89,9 @@ impl Overlay {
 
     /// Makes `range` read as zeros; gives the blocks that this replaces within `epoch`.
     pub fn zero(&mut self, range: VirtualRange, epoch: Epoch) -> Vec<BlockAddr> {
-        let replaced: Vec<(u64, BlockAddr)> = self
-            .points
-            .range(range.clone())
-            .filter(|(_, p)| p.epoch == epoch)
-            .map(|(&block, p)| (block, p.addr))
-            .collect();
-        for (block, _) in &replaced {
-            self.points.remove(block);
-        }
+        let replaced = self.points.remove_within(range.clone(), epoch);
         self.zeros.entry(epoch).or_default().insert(range);
-        replaced.into_iter().map(|(_, addr)| addr).collect()
+        replaced
     }
 
     /// How many mappings there are: what the overlay costs in memory.
@@ -117,14 +110,16 @@ impl Overlay {
         self.points.is_empty() && self.history.is_empty() && self.zeros.is_empty()
     }
 
-    /// The newest data of every block, with the block's number.
-    pub fn newest(&self) -> impl Iterator<Item = (u64, Point)> + '_ {
-        self.points.iter().map(|(block, point)| (*block, *point))
+    /// The newest data of every block, with the block's number, ascending.
+    pub fn newest(&self) -> Vec<(u64, Point)> {
+        let mut all: Vec<_> = self.points.iter().collect();
+        all.sort_unstable_by_key(|(block, _)| *block);
+        all
     }
 
     /// Every block of the store that the overlay refers to.
     pub fn addresses(&self) -> impl Iterator<Item = BlockAddr> + '_ {
-        self.points.values().chain(self.history.iter().map(|(_, p)| p)).map(|p| p.addr)
+        self.points.iter().chain(self.history.iter().copied()).map(|(_, point)| point.addr)
     }
 
     /// The changes of each version, oldest first. `epochs` are those of the surviving versions,
@@ -146,8 +141,7 @@ impl Overlay {
 
     fn points_by_epoch(&self) -> BTreeMap<Epoch, Vec<(u64, Point)>> {
         let mut by_epoch: BTreeMap<Epoch, Vec<(u64, Point)>> = BTreeMap::new();
-        let current = self.points.iter().map(|(&b, &p)| (b, p));
-        for (block, point) in self.history.iter().copied().chain(current) {
+        for (block, point) in self.history.iter().copied().chain(self.points.iter()) {
             by_epoch.entry(point.epoch).or_default().push((block, point));
         }
         by_epoch
