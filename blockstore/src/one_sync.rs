@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::addr::{BlockAddr, BlockCount, BlockRun};
 use crate::buffer::{BlockBuf, BlockSlice};
-use crate::device::{Device, DeviceError, IoFuture, Runtime};
+use crate::device::{Device, DeviceError, IoFuture, Runtime, WriteDone};
 
 /// A device whose users share their syncs; see the module's documentation.
 pub struct OneSync {
@@ -90,6 +90,13 @@ impl Device for OneSync {
         match self.failure() {
             Some(error) => Box::pin(std::future::ready(Err(error))),
             None => self.inner.write(at, data),
+        }
+    }
+
+    fn write_then(&self, runtime: &dyn Runtime, at: BlockAddr, data: BlockSlice, done: WriteDone) {
+        match self.failure() {
+            Some(error) => runtime.defer(Box::new(move || done(Err(error)))),
+            None => self.inner.write_then(runtime, at, data, done),
         }
     }
 

@@ -13,6 +13,11 @@ pub(crate) fn spawn(task: Task) {
     UringRuntime.spawn(task);
 }
 
+/// Calls `call` when every task that is ready now has had its turn.
+pub(crate) fn defer(call: impl FnOnce() + 'static) {
+    UringRuntime.defer(Box::new(call));
+}
+
 /// Completes after every task that is ready now has had its turn.
 pub(crate) async fn yield_now() {
     UringRuntime.yield_now().await;

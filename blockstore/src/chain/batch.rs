@@ -94,6 +94,11 @@ impl Staged {
         Self { answer: Arc::default(), batches, terms }
     }
 
+    /// Whether it is one record, which requires nothing of other chains.
+    pub fn is_simple(&self) -> bool {
+        self.terms == Terms::Plain && self.batches.len() == 1
+    }
+
     /// The batch that is being filled.
     pub fn last(&mut self) -> &mut Batch {
         self.batches.last_mut().expect("there is always one")

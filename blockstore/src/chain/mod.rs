@@ -329,7 +329,7 @@ impl Chain {
             self.progress.notify_waiters();
         }
         if start {
-            self.runtime.spawn(Box::pin(Arc::clone(self).run_sealer()));
+            self.seal_soon();
         }
         Ok(Ticket { answer })
     }

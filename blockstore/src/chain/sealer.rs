@@ -1,7 +1,8 @@
-//! The task that turns what is staged into records and sends them off.
+//! Turning what is staged into records and sending them off.
 //!
-//! One per chain, alive while there is something to seal. It first lets every task of its turn
-//! stage what it has; while records are under way or blocks are being granted, the next batch
+//! What is staged is sealed when every task of its turn has staged what it has: straight-line code
+//! where blocks are at hand and nothing is in the way, else a task, one per chain, alive while there
+//! is something to seal. While records are under way or blocks are being granted, the next batch
 //! grows by itself. What is full has nothing to wait for: whoever fills a record sends it off, so
 //! that the device works on it while the rest of the turn fills the next.
 //!
@@ -10,10 +11,10 @@
 
 use std::sync::Arc;
 
-use crate::addr::{BlockAddr, BlockRun};
+use crate::addr::BlockRun;
 use crate::chain::batch::{Staged, Terms};
-use crate::chain::state::{Flying, RecordWrite};
-use crate::chain::{Chain, ChainFault};
+use crate::chain::state::{Flying, RecordWrite, State};
+use crate::chain::{Chain, ChainConfig, ChainFault};
 
 /// How often granted blocks may turn out to be taken by somebody else before we give up.
 const MAX_REFILLS: usize = 16;
@@ -27,8 +28,18 @@ enum Popped {
 }
 
 impl Chain {
-    pub(super) async fn run_sealer(self: Arc<Self>) {
-        self.runtime.yield_now().await;
+    /// Has what is staged sealed at the end of the turn. For whoever has set `State::sealer_runs`.
+    pub(super) fn seal_soon(self: &Arc<Self>) {
+        let chain = Arc::clone(self);
+        self.runtime.defer(Box::new(move || {
+            chain.seal_at_once(State::pop_simple);
+            if !chain.end_if_idle() {
+                chain.runtime.spawn(Box::pin(Arc::clone(&chain).run_sealer()));
+            }
+        }));
+    }
+
+    async fn run_sealer(self: Arc<Self>) {
         loop {
             self.wait_until(|state| !state.sealing && state.may_seal(&self.config)).await;
             self.pass_barrier().await;
@@ -48,27 +59,44 @@ impl Chain {
         }
     }
 
-    /// Sends off what is full and needs no waiting. The rest is the sealing task's.
+    /// Sends off what is full and needs no waiting. The rest is for the end of the turn.
     pub(super) fn seal_full(self: &Arc<Self>) {
+        self.seal_at_once(State::pop_full);
+        self.progress.notify_waiters();
+    }
+
+    /// Sends off what `pop` gives, while blocks for it are at hand.
+    fn seal_at_once(self: &Arc<Self>, pop: fn(&mut State, &ChainConfig) -> Option<Staged>) {
         loop {
-            let Some(staged) = self.lock_state().pop_full(&self.config) else { return };
-            let runs = self.take(staged.blocks_needed());
+            let mut state = self.lock_state();
+            let Some(staged) = pop(&mut state, &self.config) else { return };
+            let near = state.next_place();
+            drop(state);
+            let runs = self.space.take(near, staged.blocks_needed());
             let mut state = self.lock_state();
             state.sealing = false;
             if let Some(fault) = state.fault.clone() {
                 drop(state);
-                self.seal_failed(&staged, &runs.unwrap_or_default(), fault);
-                break;
+                return self.seal_failed(&staged, &runs.unwrap_or_default(), fault);
             }
-            let Some(runs) = runs else {
-                state.unpop(staged);
-                break;
-            };
+            let Some(runs) = runs else { return state.unpop(staged) };
             let writes = state.seal(staged, &runs);
             drop(state);
             writes.into_iter().for_each(|write| self.send(write));
         }
-        self.progress.notify_waiters();
+    }
+
+    /// Ends the sealing if there is nothing left to seal: under the lock that staging looks under, so
+    /// that nothing is left behind.
+    fn end_if_idle(&self) -> bool {
+        let mut state = self.lock_state();
+        let is_idle = !state.sealing && !state.is_anything_staged();
+        if is_idle {
+            state.sealer_runs = false;
+            drop(state);
+            self.progress.notify_waiters();
+        }
+        is_idle
     }
 
     /// Nothing is sealed after a record that requires something until that is synced. What comes
@@ -116,8 +144,8 @@ impl Chain {
     }
 
     fn take(&self, count: u64) -> Option<Vec<BlockRun>> {
-        let near = self.lock_state().seal_at.at.raw() + 1;
-        self.space.take(BlockAddr::new(near), count)
+        let near = self.lock_state().next_place();
+        self.space.take(near, count)
     }
 
     /// Releases every retired block, by an empty record that says that all is synced. Whether
@@ -173,18 +201,14 @@ impl Chain {
         self.refuse(staged, fault);
     }
 
-    /// Starts a record's writes, each in a task of its own: whoever waits may go away, the
-    /// writes do not.
+    /// Starts a record's writes: whoever waits may go away, the writes do not.
     fn send(self: &Arc<Self>, write: RecordWrite) {
         self.lock_state().writing += 1;
         for (at, data) in write.parts {
             let chain = Arc::clone(self);
             let (unit, index) = (write.unit, write.index);
-            let written = self.device.write(at, data);
-            self.runtime.spawn(Box::pin(async move {
-                let result = written.await;
-                chain.part_ended(unit, index, result);
-            }));
+            let done = Box::new(move |result| chain.part_ended(unit, index, result));
+            self.device.write_then(&*self.runtime, at, data, done);
         }
     }
 }

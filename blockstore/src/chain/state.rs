@@ -134,18 +134,42 @@ impl State {
         self.queue.pop_front().or_else(|| self.open.take())
     }
 
+    /// Whether there is anything to be sealed.
+    pub fn is_anything_staged(&self) -> bool {
+        !self.queue.is_empty() || self.open.is_some()
+    }
+
     /// The next to be sealed, where it is a full record that neither waits for anything nor has
     /// what follows wait for it; whoever gets it seals it, or puts it back.
     pub fn pop_full(&mut self, config: &ChainConfig) -> Option<Staged> {
-        let is_held_up = self.sealing
-            || self.fault.is_some()
-            || self.last_requiring > self.synced
-            || self.writing >= config.max_inflight;
-        let is_simple =
-            |staged: &mut Staged| staged.terms == Terms::Plain && staged.batches.len() == 1;
-        let staged = if is_held_up { None } else { self.queue.pop_front_if(is_simple) };
+        let is_held_up = self.is_held_up() || self.writing >= config.max_inflight;
+        let staged =
+            if is_held_up { None } else { self.queue.pop_front_if(|next| next.is_simple()) };
         self.sealing |= staged.is_some();
         staged
+    }
+
+    /// As [`Self::pop_full`], whether it is full or not.
+    pub fn pop_simple(&mut self, config: &ChainConfig) -> Option<Staged> {
+        let next = self.queue.front().or(self.open.as_ref());
+        let is_held_up = self.is_held_up() || !self.may_seal(config);
+        let staged = if is_held_up || !next.is_some_and(Staged::is_simple) {
+            None
+        } else {
+            self.pop_staged()
+        };
+        self.sealing |= staged.is_some();
+        staged
+    }
+
+    /// Where the next record's data would best be: right behind its header.
+    pub fn next_place(&self) -> Option<BlockAddr> {
+        BlockAddr::new(self.seal_at.at.raw() + 1)
+    }
+
+    /// Whether whatever comes next has to wait for something.
+    fn is_held_up(&self) -> bool {
+        self.sealing || self.fault.is_some() || self.last_requiring > self.synced
     }
 
     /// Puts back what was taken from the queue and could not be sealed.
@@ -258,12 +282,15 @@ fn parts(
     buf: &BlockSlice,
 ) -> Vec<(BlockAddr, BlockSlice)> {
     let data = &taken[..taken.len() - 1];
-    let places: Vec<_> = std::iter::once(header_at).chain(data.iter().copied()).collect();
-    let mut parts = Vec::new();
+    let place = |block: usize| if block == 0 { header_at } else { data[block - 1] };
+    let count = data.len() + 1;
+    let mut parts = Vec::with_capacity(1);
     let mut first = 0;
-    for run in places.chunk_by(|a, b| a.raw() + 1 == b.raw()) {
-        parts.push((run[0], buf.slice(first, run.len())));
-        first += run.len();
+    while first < count {
+        let goes_on = |end: &usize| place(*end).raw() == place(*end - 1).raw() + 1;
+        let end = (first + 1..count).find(|end| !goes_on(end)).unwrap_or(count);
+        parts.push((place(first), buf.slice(first, end - first)));
+        first = end;
     }
     parts
 }

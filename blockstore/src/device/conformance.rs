@@ -62,6 +62,7 @@ promises!(
     beyond_the_end_is_refused,
     no_blocks_are_nothing_to_do,
     a_dropped_write_is_carried_out_whole,
+    a_write_handed_over_is_answered_once_and_later,
     a_dropped_read_harms_nobody,
     operations_run_side_by_side,
     growing_gives_more_blocks_and_keeps_the_old_ones,
@@ -69,6 +70,7 @@ promises!(
     discarded_blocks_can_be_written_again,
     there_is_no_second_copy,
     giving_way_resumes_after_all_that_were_ready,
+    what_is_put_off_comes_after_all_that_were_ready,
     sleepers_all_wake_and_not_early,
     a_dropped_sleep_wakes_nobody,
     secrets_differ,
@@ -152,6 +154,24 @@ async fn a_dropped_write_is_carried_out_whole(rig: Rig) {
     panic!("the write never happened");
 }
 
+async fn a_write_handed_over_is_answered_once_and_later(rig: Rig) {
+    let answers = Rc::new(std::cell::RefCell::new(Vec::new()));
+    for first in [4, 63] {
+        let told = Rc::clone(&answers);
+        let done = Box::new(move |result: Result<(), _>| {
+            told.borrow_mut().push((first, result.is_ok()));
+        });
+        rig.device.write_then(&*rig.runtime, at(first), marked(first, 2, 6).share(), done);
+        assert!(answers.borrow().iter().all(|(answered, _)| *answered != first));
+    }
+    while answers.borrow().len() < 2 {
+        rig.runtime.sleep(Duration::from_millis(1)).await;
+    }
+    answers.borrow_mut().sort_unstable();
+    assert_eq!(*answers.borrow(), [(4, true), (63, false)], "the last lies beyond the end");
+    assert_holds(&rig, 4, 2, 6).await;
+}
+
 async fn a_dropped_read_harms_nobody(rig: Rig) {
     rig.device.write(at(0), marked(0, 64, 7).share()).await.unwrap();
     for round in 0..50 {
@@ -221,6 +241,22 @@ async fn giving_way_resumes_after_all_that_were_ready(rig: Rig) {
     }
     rig.runtime.yield_now().await;
     assert_eq!(ran.get(), 100);
+}
+
+async fn what_is_put_off_comes_after_all_that_were_ready(rig: Rig) {
+    let ran = Rc::new(Cell::new(0));
+    for _ in 0..100 {
+        let (ran, runtime) = (Rc::clone(&ran), Arc::clone(&rig.runtime));
+        runtime.spawn(Box::pin(async move { ran.set(ran.get() + 1) }));
+    }
+    let found = Rc::new(Cell::new(None));
+    let (told, seen) = (Rc::clone(&found), Rc::clone(&ran));
+    rig.runtime.defer(Box::new(move || told.set(Some(seen.get()))));
+    assert_eq!(found.get(), None, "not at once");
+    while found.get().is_none() {
+        rig.runtime.yield_now().await;
+    }
+    assert_eq!(found.get(), Some(100));
 }
 
 async fn sleepers_all_wake_and_not_early(rig: Rig) {

@@ -28,6 +28,9 @@ pub use uring::UringDevice;
 /// until the device is done with them.
 pub type IoFuture<T> = Pin<Box<dyn Future<Output = Result<T, DeviceError>>>>;
 
+/// Who is told how a write has ended.
+pub type WriteDone = Box<dyn FnOnce(Result<(), DeviceError>)>;
+
 /// What went wrong with one operation on the medium.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}: {kind}", operation.place(*at, *run_count))]
@@ -102,6 +105,13 @@ pub trait Device: Send + Sync {
     /// Writes whole blocks from `at` on. Two writes under way at once may not overlap.
     fn write(&self, at: BlockAddr, data: BlockSlice) -> IoFuture<()>;
 
+    /// As [`Self::write`], for whoever does not wait: `done` is called when it has ended, never
+    /// before this returns.
+    fn write_then(&self, runtime: &dyn Runtime, at: BlockAddr, data: BlockSlice, done: WriteDone) {
+        let written = self.write(at, data);
+        runtime.spawn(Box::pin(async move { done(written.await) }));
+    }
+
     /// Makes every write durable that completed before this call. Its failure is final: the
     /// store must halt, since the kernel may have dropped what it could not write.
     fn sync(&self) -> IoFuture<()>;
@@ -127,6 +137,16 @@ pub type Task = Pin<Box<dyn Future<Output = ()>>>;
 pub trait Runtime: Send + Sync {
     /// Runs `task` on the current reactor.
     fn spawn(&self, task: Task);
+
+    /// Calls `call` on the current reactor, outside of any task, once every task that is ready now
+    /// has had its turn.
+    fn defer(&self, call: Box<dyn FnOnce()>) {
+        let turn = self.yield_now();
+        self.spawn(Box::pin(async move {
+            turn.await;
+            call();
+        }));
+    }
 
     /// Monotonic time since some moment before the process (or the simulation) began.
     fn now(&self) -> Duration;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::file::{self, Medium, OpenError, OpenMode};
-use super::{Device, DeviceError, DeviceFault, IoFuture, Operation};
+use super::{Device, DeviceError, DeviceFault, IoFuture, Operation, Runtime, WriteDone};
 use crate::addr::{BlockAddr, BlockCount, BlockRun, to_u64};
 use crate::buffer::{BlockBuf, BlockSlice};
-use crate::reactor::{Request, offload, submit};
+use crate::reactor::{Request, offload, submit, submit_then};
 
 /// The real device. Its operations must be begun on a reactor's thread, and each is carried
 /// out by that thread's ring; the device itself may be shared by all.
@@ -135,6 +135,15 @@ impl Device for UringDevice {
             return Box::pin(async move { Err(error) });
         }
         finish(span, submit(Request::Write { file: self.file(), offset: span.offset(), data }))
+    }
+
+    fn write_then(&self, runtime: &dyn Runtime, at: BlockAddr, data: BlockSlice, done: WriteDone) {
+        let span = Span { operation: Operation::Write, at, count: to_u64(data.block_count()) };
+        if let Some(error) = self.refusal(span) {
+            return runtime.defer(Box::new(move || done(Err(error))));
+        }
+        let request = Request::Write { file: self.file(), offset: span.offset(), data };
+        submit_then(request, move |result| done(result.map_err(|error| span.failed(error))));
     }
 
     fn sync(&self) -> IoFuture<()> {

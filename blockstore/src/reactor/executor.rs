@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::handle::{OnPanic, ReactorConfig};
 use super::lull::{Idlers, Lull};
 use super::patience::Patience;
-use super::ring::Ring;
+use super::ring::{Arrivals, Ring};
 use super::runtime::monotonic_now;
 use super::shared::{Remote, Shared, TaskWaker};
 use super::timers::Timers;
@@ -59,6 +59,8 @@ pub(super) struct Local {
     shared: Arc<Shared>,
     tasks: RefCell<Tasks>,
     ready: RefCell<VecDeque<usize>>,
+    /// To be called when whoever is ready has had its turn.
+    deferred: RefCell<VecDeque<Box<dyn FnOnce()>>>,
     config: ReactorConfig,
     panic: Cell<Option<Box<dyn Any + Send>>>,
 }
@@ -95,6 +97,7 @@ pub(super) fn run(
         shared: Arc::clone(shared),
         tasks: RefCell::default(),
         ready: RefCell::default(),
+        deferred: RefCell::default(),
         config,
         panic: Cell::new(None),
     });
@@ -121,7 +124,7 @@ const PAUSES_PER_LOOK: usize = 10;
 
 impl Local {
     fn turn_until_stopped(&self) -> io::Result<()> {
-        let mut wakers = Vec::new();
+        let mut arrivals = Arrivals::default();
         let mut patience = Patience::new(self.config.poll_before_sleep);
         let mut last_work = monotonic_now();
         while !self.shared.is_stopping() {
@@ -132,13 +135,14 @@ impl Local {
             for _ in 1..ROUNDS_PER_TURN {
                 worked |= self.poll_ready()? > 0;
             }
+            worked |= self.call_deferred();
             worked |= self.take_messages();
             self.ring.borrow_mut().submit()?;
-            worked |= self.ring.borrow_mut().reap(&mut wakers);
-            wakers.drain(..).for_each(Waker::wake);
+            worked |= self.ring.borrow_mut().reap(&mut arrivals);
+            self.tell(&mut arrivals);
             let now = monotonic_now();
             worked |= self.wake_sleepers(now);
-            if worked || !self.ready.borrow().is_empty() {
+            if worked || self.has_work() {
                 last_work = now;
             } else if now.saturating_sub(last_work) < patience.look() {
                 (0..PAUSES_PER_LOOK).for_each(|_| std::hint::spin_loop());
@@ -148,6 +152,10 @@ impl Local {
             }
         }
         Ok(())
+    }
+
+    fn has_work(&self) -> bool {
+        !self.ready.borrow().is_empty() || !self.deferred.borrow().is_empty()
     }
 
     /// Polls those who are ready now, and not those who become ready meanwhile; says how many.
@@ -178,6 +186,35 @@ impl Local {
                 self.tasks.borrow_mut().remove(index);
                 self.panicked(panic);
             }
+        }
+    }
+
+    /// Calls those deferred by now, and not those deferred meanwhile.
+    fn call_deferred(&self) -> bool {
+        let count = self.deferred.borrow().len();
+        for _ in 0..count {
+            let next = self.deferred.borrow_mut().pop_front();
+            next.into_iter().for_each(|call| self.run_call(call));
+        }
+        count > 0
+    }
+
+    pub(super) fn defer(&self, call: Box<dyn FnOnce()>) {
+        if !self.shared.is_stopping() {
+            self.deferred.borrow_mut().push_back(call);
+        }
+    }
+
+    fn tell(&self, arrivals: &mut Arrivals) {
+        arrivals.wakers.drain(..).for_each(Waker::wake);
+        for (done, result) in arrivals.calls.drain(..) {
+            self.run_call(|| done(result));
+        }
+    }
+
+    fn run_call(&self, call: impl FnOnce()) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
+            self.panicked(panic);
         }
     }
 
@@ -228,7 +265,7 @@ impl Local {
     fn sleep(&self, now: Duration, patience: &mut Patience) -> io::Result<()> {
         self.idlers.wake(Lull::Asleep);
         self.poll_ready()?;
-        if !self.ready.borrow().is_empty() || !self.shared.lie_down() {
+        if self.has_work() || !self.shared.lie_down() {
             return Ok(());
         }
         let due = self.timers.borrow().next_due();
@@ -244,6 +281,10 @@ impl Local {
         self.shared.stop();
         let mut messages = self.shared.close();
         messages.clear();
+        let calls = self.ring.borrow_mut().take_calls();
+        drop(calls);
+        let deferred = std::mem::take(&mut *self.deferred.borrow_mut());
+        drop(deferred);
         loop {
             let tasks = std::mem::take(&mut self.tasks.borrow_mut().slots);
             if tasks.is_empty() {

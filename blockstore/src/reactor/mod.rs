@@ -25,5 +25,5 @@ pub use lull::{Lull, lull};
 pub use op::readable;
 pub use runtime::UringRuntime;
 
-pub(crate) use op::{offload, submit};
+pub(crate) use op::{offload, submit, submit_then};
 pub(crate) use request::Request;

@@ -25,6 +25,15 @@ pub(crate) fn submit(request: Request) -> Op {
     Op { local, slot: Some(slot) }
 }
 
+/// As [`submit`], for whoever does not wait: `done` is called on this thread when the request is
+/// over, outside of any task.
+///
+/// # Panics
+/// Where the thread runs no reactor.
+pub(crate) fn submit_then(request: Request, done: impl FnOnce(io::Result<()>) + 'static) {
+    current().ring.borrow_mut().insert_then(request, Box::new(done));
+}
+
 /// Waits until something can be read from `file`: an eventfd, a pipe, a socket. Reads nothing,
 /// so nothing is lost when the future is dropped.
 ///

@@ -67,6 +67,18 @@ enum State {
     Over(io::Result<()>),
     /// Nobody wants the answer; the slot is kept for the kernel.
     Abandoned,
+    /// Whom to call with the answer.
+    Handed(Done),
+}
+
+/// What is to be done with an answer.
+pub(super) type Done = Box<dyn FnOnce(io::Result<()>)>;
+
+/// Who is to hear of what has been completed, without holding the ring.
+#[derive(Default)]
+pub(super) struct Arrivals {
+    pub(super) wakers: Vec<Waker>,
+    pub(super) calls: Vec<(Done, io::Result<()>)>,
 }
 
 impl Ring {
@@ -94,12 +106,33 @@ impl Ring {
 
     /// Takes a request in; it is submitted at the end of the turn. Returns its slot.
     pub(super) fn insert(&mut self, request: Request) -> usize {
+        self.insert_as(request, State::Waiting(None))
+    }
+
+    /// Takes a request in whose answer goes to `done`.
+    pub(super) fn insert_then(&mut self, request: Request, done: Done) {
+        self.insert_as(request, State::Handed(done));
+    }
+
+    /// Takes away who was to be called: the reactor ends.
+    #[must_use = "what is dropped here may run foreign code: not while the ring is borrowed"]
+    pub(super) fn take_calls(&mut self) -> Vec<Done> {
+        let mut calls = Vec::new();
+        for slot in self.slots.iter_mut().flatten() {
+            if let State::Handed(_) = slot.state {
+                let before = std::mem::replace(&mut slot.state, State::Abandoned);
+                calls.extend(if let State::Handed(done) = before { Some(done) } else { None });
+            }
+        }
+        calls
+    }
+
+    fn insert_as(&mut self, request: Request, state: State) -> usize {
         let index = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        let (progress, state) = (Progress::default(), State::Waiting(None));
-        self.slots[index] = Some(Slot { request, progress, state });
+        self.slots[index] = Some(Slot { request, progress: Progress::default(), state });
         self.enqueue(index);
         index
     }
@@ -124,7 +157,7 @@ impl Ring {
             return Poll::Pending;
         }
         let slot = self.vacate(index);
-        let State::Over(result) = slot.state else { unreachable!("abandoned and still polled") };
+        let State::Over(result) = slot.state else { unreachable!("given away and still polled") };
         Poll::Ready((slot.request, result))
     }
 
@@ -133,7 +166,7 @@ impl Ring {
     pub(super) fn take_waker(&mut self, index: usize) -> Option<Waker> {
         match &mut self.slots[index].as_mut()?.state {
             State::Waiting(waker) => waker.take(),
-            State::Over(_) | State::Abandoned => None,
+            State::Over(_) | State::Abandoned | State::Handed(_) => None,
         }
     }
 
@@ -244,9 +277,9 @@ impl Ring {
         self.wake_armed = true;
     }
 
-    /// Takes every completion that has arrived and adds who waited for them to `wakers`, to be
-    /// woken without holding the ring. Says whether there was any.
-    pub(super) fn reap(&mut self, wakers: &mut Vec<Waker>) -> bool {
+    /// Takes every completion that has arrived and adds who waited for them to `arrivals`, to be
+    /// told without holding the ring. Says whether there was any.
+    pub(super) fn reap(&mut self, arrivals: &mut Arrivals) -> bool {
         let mut arrived = std::mem::take(&mut self.arrived);
         let completions = self.io.completion();
         arrived.extend(completions.map(|entry| (entry.user_data(), entry.result())));
@@ -256,7 +289,7 @@ impl Ring {
             match user_data {
                 IGNORED => {}
                 WAKE => self.woken(),
-                index => wakers.extend(self.completed(to_usize(index), result)),
+                index => self.completed(to_usize(index), result, arrivals),
             }
         }
         self.arrived = arrived;
@@ -269,24 +302,21 @@ impl Ring {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
     }
 
-    fn completed(&mut self, index: usize, result: i32) -> Option<Waker> {
+    fn completed(&mut self, index: usize, result: i32, arrivals: &mut Arrivals) {
         let slot = self.slots[index].as_mut().expect("a slot outlives its completion");
-        match slot.request.judge(&mut slot.progress, result) {
-            Next::Again => {
-                self.enqueue(index);
-                None
-            }
-            Next::Over(result) => {
-                let before = std::mem::replace(&mut slot.state, State::Over(result));
-                match before {
-                    State::Waiting(waker) => waker,
-                    State::Abandoned => {
-                        self.vacate(index);
-                        None
-                    }
-                    State::Over(_) => unreachable!("a request ends once"),
-                }
-            }
+        let result = match slot.request.judge(&mut slot.progress, result) {
+            Next::Again => return self.enqueue(index),
+            Next::Over(result) => result,
+        };
+        if let State::Waiting(waker) = &mut slot.state {
+            arrivals.wakers.extend(waker.take());
+            slot.state = State::Over(result);
+            return;
+        }
+        match self.vacate(index).state {
+            State::Handed(done) => arrivals.calls.push((done, result)),
+            State::Abandoned => {}
+            State::Waiting(_) | State::Over(_) => unreachable!("a request ends once"),
         }
     }
 
@@ -302,10 +332,10 @@ impl Ring {
             self.backlog.push_back(entry);
             self.under_way += 1;
         }
-        let mut wakers = Vec::new();
+        let mut arrivals = Arrivals::default();
         while self.under_way > 0 {
             self.submit()?;
-            if !self.reap(&mut wakers) {
+            if !self.reap(&mut arrivals) {
                 self.io.submit_and_wait(1).map(drop).or_else(ignore_passing)?;
             }
         }

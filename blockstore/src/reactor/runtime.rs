@@ -29,6 +29,10 @@ impl Runtime for UringRuntime {
         current().spawn(task);
     }
 
+    fn defer(&self, call: Box<dyn FnOnce()>) {
+        current().defer(call);
+    }
+
     fn now(&self) -> Duration {
         monotonic_now()
     }

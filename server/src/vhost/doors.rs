@@ -1,7 +1,8 @@
 //! One thread that watches all listening sockets, however many disks are attached.
 //!
 //! I own who is told when somebody knocks. I never accept anybody: whoever opened the door does,
-//! with one call that does not block, since everybody waits for the same thread.
+//! with one call that does not block, since everybody waits for the same thread. Being the one
+//! thread that never waits for a guest, it frees those that do, too: [`Rescuer`].
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,10 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+
+use crate::vhost::eventfd::Rescuer;
 
 /// Sockets looked at in one go.
 const EVENTS_AT_ONCE: usize = 64;
+/// How often somebody stuck is looked for: 250 ms.
+const RESCUE_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 /// What the thread itself is told with.
 const OVER: u64 = 0;
 
@@ -104,9 +109,11 @@ impl Shared {
 
     fn watch(&self) {
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS_AT_ONCE);
+        let mut rescuer = Rescuer::default();
         loop {
-            let waited =
-                epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None);
+            rescuer.look();
+            let room = rustix::buffer::spare_capacity(&mut events);
+            let waited = epoll::wait(&self.epoll, room, Some(&RESCUE_EVERY));
             match waited {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {

@@ -81,6 +81,12 @@ pub enum VhostError {
         /// Which.
         queue: usize,
     },
+    /// It filled the counter of its own call eventfd: telling it of anything blocks.
+    #[error("queue {queue}'s call eventfd was full: the front end has filled it itself")]
+    CallFull {
+        /// Which.
+        queue: u16,
+    },
     /// A ring without a kick descriptor would have to be polled.
     #[error("queue {queue} was given no kick eventfd; polled rings are not supported")]
     NoKick {

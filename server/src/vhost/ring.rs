@@ -205,7 +205,8 @@ impl<D: BlockDisk> Ring<D> {
     /// said where to call would otherwise go unnoticed.
     pub(crate) fn set_call(&self, call: Option<Arc<File>>) {
         if let Some(call) = &call {
-            eventfd::signal(call);
+            // Where it is stuck, the next call will be, too.
+            let _ = eventfd::signal(call);
         }
         self.lock().call = call;
     }
@@ -280,16 +281,20 @@ impl<D: BlockDisk> Ring<D> {
             if std::mem::replace(&mut right, Right::Common) == Right::Turn {
                 self.buffers.pass_on();
             }
-            match turn? {
-                Turn::More => {
-                    looks_in_vain = 0;
-                    reactor::yield_now().await;
-                }
-                // While the reactor is awake, looking is cheaper than being kicked.
-                Turn::Idle if looks_in_vain < MAX_LOOKS && lull().await == Lull::Awake => {
+            let turn = turn?;
+            if matches!(turn, Turn::More | Turn::Taken) {
+                looks_in_vain = 0;
+            }
+            match turn {
+                Turn::More => reactor::yield_now().await,
+                // While the reactor is awake, looking is cheaper than being kicked; what was taken
+                // comes first.
+                Turn::Taken | Turn::Idle
+                    if looks_in_vain < MAX_LOOKS && lull().await == Lull::Awake =>
+                {
                     looks_in_vain += 1;
                 }
-                Turn::Idle => {
+                Turn::Taken | Turn::Idle => {
                     looks_in_vain = 0;
                     if !self.lock().ask_for_kick().map_err(|error| self.ring_error(error))? {
                         self.wait_for_work(kick).await?;
@@ -316,7 +321,7 @@ impl<D: BlockDisk> Ring<D> {
             match self.take(if count == 0 { right } else { Right::Common })? {
                 Taken::Request(claim, request, memory) => self.launch(claim, request, memory),
                 Taken::Nothing if count == 0 => return Ok(Turn::Idle),
-                Taken::Nothing => return Ok(Turn::More),
+                Taken::Nothing => return Ok(Turn::Taken),
                 Taken::Later => return Ok(Turn::Wait),
                 Taken::NoRoom => return Ok(Turn::WaitForRoom),
                 Taken::Throttled(until) => return Ok(Turn::WaitUntil(until)),
@@ -433,14 +438,16 @@ impl<D: BlockDisk> Ring<D> {
             drop(guard);
             return self.broken(self.ring_error(error));
         }
+        if state.under_way == 1 {
+            // There is none to wait for.
+            drop(guard);
+            return self.tell_driver();
+        }
         if !state.signal_due {
             // At the end of the turn, so that a burst of completions makes one interrupt.
             state.signal_due = true;
             let ring = Arc::clone(self);
-            reactor::spawn(Box::pin(async move {
-                reactor::yield_now().await;
-                ring.tell_driver();
-            }));
+            reactor::defer(move || ring.tell_driver());
         }
     }
 
@@ -468,8 +475,10 @@ impl<D: BlockDisk> Ring<D> {
         match complete::wants_interrupt(&state.memory, &mut state.queue) {
             Ok(false) => {}
             Ok(true) => {
-                if let Some(call) = &state.call {
-                    eventfd::signal(call);
+                let signalled = state.call.as_ref().map_or(Ok(()), eventfd::signal);
+                if let Err(eventfd::Stuck) = signalled {
+                    drop(guard);
+                    self.broken(VhostError::CallFull { queue: self.index });
                 }
             }
             Err(error) => {
@@ -485,7 +494,8 @@ impl<D: BlockDisk> Ring<D> {
         let mut state = self.lock();
         state.phase = Phase::Abandoned;
         if let Some(file) = &state.error {
-            eventfd::signal(file);
+            // It is cut off anyway.
+            let _ = eventfd::signal(file);
         }
         // Where memory was cut short we read zeros, which make no sense: that is the cause then.
         let vanished = state.memory_vanished();

@@ -6,6 +6,8 @@ use std::time::Duration;
 pub(super) enum Turn {
     /// There may be more.
     More,
+    /// There was something, and then nothing more.
+    Taken,
     /// There was nothing at all.
     Idle,
     /// Wait for a completion.
