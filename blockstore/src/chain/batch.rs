@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::addr::{BLOCK_BYTES, DiskId, Sequence, VirtualBlock, VirtualRange};
 use crate::buffer::BlockBuf;
 use crate::chain::ticket::Answer;
@@ -84,13 +86,13 @@ pub(super) enum Terms {
 /// Records that are sealed and answered together: one, or a group.
 pub(super) struct Staged {
     pub answer: Arc<Answer>,
-    pub batches: Vec<Batch>,
+    pub batches: SmallVec<[Batch; 1]>,
     pub terms: Terms,
 }
 
 impl Staged {
     pub fn new(terms: Terms, expected_blocks: usize) -> Self {
-        let batches = vec![Batch::new(expected_blocks.max(SMALL_BLOCKS))];
+        let batches = smallvec![Batch::new(expected_blocks.max(SMALL_BLOCKS))];
         Self { answer: Arc::default(), batches, terms }
     }
 

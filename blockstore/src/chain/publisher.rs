@@ -92,7 +92,7 @@ impl Chain {
         Some(flying)
     }
 
-    fn note_published(&self, records: Vec<FlyingRecord>) {
+    fn note_published(&self, records: impl IntoIterator<Item = FlyingRecord>) {
         let mut state = self.lock_state();
         for record in records {
             let blocks = to_u64(record.taken.len());

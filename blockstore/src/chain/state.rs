@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::addr::{BlockAddr, BlockRun, Epoch, Sequence};
 use crate::buffer::BlockSlice;
 use crate::chain::batch::{Staged, StagedEntry, Terms};
@@ -26,7 +28,7 @@ pub(super) struct FlyingRecord {
 /// Records that are answered together, on their way; or a refusal waiting for its turn.
 pub(super) struct Flying {
     pub answer: Arc<Answer>,
-    pub records: Vec<FlyingRecord>,
+    pub records: SmallVec<[FlyingRecord; 1]>,
     /// Why they cannot count.
     pub fault: Option<ChainFault>,
 }
@@ -34,7 +36,7 @@ pub(super) struct Flying {
 impl Flying {
     /// Never sealed; answered after those before it.
     pub fn refused(staged: &Staged, fault: ChainFault) -> Self {
-        Self { answer: Arc::clone(&staged.answer), records: Vec::new(), fault: Some(fault) }
+        Self { answer: Arc::clone(&staged.answer), records: SmallVec::new(), fault: Some(fault) }
     }
 
     pub fn has_landed(&self) -> bool {
@@ -49,12 +51,15 @@ impl Flying {
     }
 }
 
+/// Pieces of a record, and where each goes: one, unless there was no room for it in one place.
+type Parts = SmallVec<[(BlockAddr, BlockSlice); 1]>;
+
 /// One record's device writes.
 pub(super) struct RecordWrite {
     /// Whose: the unit's number and the record's place in it.
     pub unit: u64,
     pub index: usize,
-    pub parts: Vec<(BlockAddr, BlockSlice)>,
+    pub parts: Parts,
 }
 
 /// See the module.
@@ -202,11 +207,11 @@ impl State {
 
     /// Gives every record of `staged` its number and its blocks, and joins it to the chain. From
     /// here on it counts as sealed, whole.
-    pub fn seal(&mut self, staged: Staged, runs: &[BlockRun]) -> Vec<RecordWrite> {
+    pub fn seal(&mut self, staged: Staged, runs: &[BlockRun]) -> SmallVec<[RecordWrite; 1]> {
         let unit = self.first_unit + crate::addr::to_u64(self.flying.len());
         let mut blocks = runs.iter().flat_map(|run| run.blocks());
         let last = staged.batches.len() - 1;
-        let (mut records, mut writes) = (Vec::new(), Vec::new());
+        let (mut records, mut writes) = (SmallVec::new(), SmallVec::new());
         for (index, mut batch) in staged.batches.into_iter().enumerate() {
             let taken: Vec<_> = blocks.by_ref().take(batch.buf.block_count()).collect();
             // Forgotten slowly: the last record of a burst is short, the next burst's first is not.
@@ -276,15 +281,11 @@ fn place(entries: Vec<StagedEntry>, taken: &[BlockAddr]) -> Vec<ChainEntry> {
 }
 
 /// The record's device writes: header and data in as few as their places allow.
-fn parts(
-    header_at: BlockAddr,
-    taken: &[BlockAddr],
-    buf: &BlockSlice,
-) -> Vec<(BlockAddr, BlockSlice)> {
+fn parts(header_at: BlockAddr, taken: &[BlockAddr], buf: &BlockSlice) -> Parts {
     let data = &taken[..taken.len() - 1];
     let place = |block: usize| if block == 0 { header_at } else { data[block - 1] };
     let count = data.len() + 1;
-    let mut parts = Vec::with_capacity(1);
+    let mut parts = Parts::new();
     let mut first = 0;
     while first < count {
         let goes_on = |end: &usize| place(*end).raw() == place(*end - 1).raw() + 1;
