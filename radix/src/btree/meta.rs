@@ -2,7 +2,7 @@
 
 use bough_blockstore::{BLOCK_BYTES, BlockAddr, Epoch, VirtualBlock};
 
-use super::page::{Entries, Kind, Page, check_header, page_number, put_header, u64_at};
+use super::page::{Entries, Kind, Page, check_header, is_zero, page_number, put_header, u64_at};
 use super::{LEVEL_MAX, PAGES_MAX, PageFault, PageFaultKind, Pages};
 
 const META: VirtualBlock = VirtualBlock::ZERO;
@@ -117,7 +117,7 @@ fn decode(page: &Page) -> Result<Meta, PageFault> {
 fn decode_fields(page: &Page) -> Result<Meta, PageFaultKind> {
     let field = |index: usize| u64_at(&page[..], FIELDS_AT + index * 8);
     let tail = &page[FIELDS_AT + FIELD_COUNT * 8..BLOCK_BYTES];
-    if field(0) != FORMAT_VERSION || tail.iter().any(|byte| *byte != 0) {
+    if field(0) != FORMAT_VERSION || !is_zero(tail) {
         return Err(PageFaultKind::Bounds);
     }
     let root_level = u8::try_from(field(2)).map_err(|_| PageFaultKind::Bounds)?;

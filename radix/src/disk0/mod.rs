@@ -75,14 +75,15 @@ impl Disk0 {
     }
 
     async fn page(&self, page: VirtualBlock) -> Result<Arc<Page>, CatalogueError> {
+        if let Some(content) = self.view.lock().in_memory(page) {
+            return Ok(content);
+        }
         let _reading = self.gate.enter();
         let (found, root) = {
             let mut view = self.view.lock();
-            if let Some((_, staged)) = view.unpublished.get(&page.raw()) {
-                return Ok(Arc::clone(staged));
-            }
-            if let Some(cached) = view.pages.get(&page.raw()) {
-                return Ok(Arc::clone(cached));
+            // It may have come while nobody was looking.
+            if let Some(content) = view.in_memory(page) {
+                return Ok(content);
             }
             (view.overlay.get(page.raw()), view.root)
         };

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use bough_blockstore::{BlockAddr, Chain, ChainEntry, Epoch, Publish, PublishedRecord};
+use bough_blockstore::{
+    BlockAddr, Chain, ChainEntry, Epoch, Publish, PublishedRecord, VirtualBlock,
+};
 use lru::LruCache;
 
 use crate::btree::Page;
@@ -53,6 +55,12 @@ impl View {
 }
 
 impl ViewState {
+    /// The page, where nobody has to read it: it is on its way to the device, or was used lately.
+    pub fn in_memory(&mut self, page: VirtualBlock) -> Option<Arc<Page>> {
+        let staged = self.unpublished.get(&page.raw()).map(|(_, staged)| staged);
+        staged.or_else(|| self.pages.get(&page.raw())).cloned()
+    }
+
     /// Applies what a record says; gives the blocks that it replaces within the chain.
     pub fn apply(&mut self, entries: &[ChainEntry]) -> Vec<BlockAddr> {
         let mut replaced = Vec::new();
