@@ -62,13 +62,49 @@ where
             let child_count = old.child_count;
             return Err(RowFault::HasChildren { version: id, child_count }.into());
         }
-        if let Some(label) = public_label(&old) {
+        self.move_child(id, old.parent, None).await?;
+        self.forget(&old).await?;
+        Ok(true)
+    }
+
+    /// Removes a version that is nobody's parent and nobody's child any more.
+    async fn forget(&mut self, old: &VersionRow) -> Result<(), P::Error> {
+        if let Some(label) = public_label(old) {
             self.erase(&label.key).await?;
         }
-        self.leave_timeline(&old).await?;
-        self.move_child(id, old.parent, None).await?;
+        self.leave_timeline(old).await?;
         self.count_snapshot(Some(old.disk).filter(|_| old.is_public_snapshot()), None).await?;
-        self.erase(&keys::of_version(keys::VERSION, id)).await
+        self.erase(&keys::of_version(keys::VERSION, old.id)).await.map(drop)
+    }
+
+    /// Removes a version that at most one other began from, which takes its place: it begins from
+    /// what that one began from, if from anything, and their parent has as many children as before.
+    /// Gives the one that took the place, if there is one.
+    pub async fn give_way(&mut self, old: &VersionRow) -> Result<Option<VersionRow>, P::Error> {
+        let Some(mut heir) = self.first_child(old.id).await? else {
+            self.remove_version(old.id).await?;
+            return Ok(None);
+        };
+        let child_count = self.version(old.id).await?.child_count;
+        if child_count != 1 {
+            return Err(RowFault::HasChildren { version: old.id, child_count }.into());
+        }
+        self.erase(&keys::child(old.id, heir.id)).await?;
+        if let Some(parent) = old.parent {
+            self.write(&keys::child(parent, heir.id), &heir.id.0).await?;
+            self.erase(&keys::child(parent, old.id)).await?;
+        }
+        heir.parent = old.parent;
+        self.write(&keys::of_version(keys::VERSION, heir.id), &heir).await?;
+        self.forget(old).await?;
+        Ok(Some(heir))
+    }
+
+    /// Adds to what a version owns.
+    pub async fn add_owned(&mut self, id: VersionId, blocks: i64) -> Result<(), P::Error> {
+        let mut row = self.version(id).await?;
+        row.owned_blocks = row.owned_blocks.saturating_add(blocks);
+        self.write(&keys::of_version(keys::VERSION, id), &row).await
     }
 
     /// Whether a disk's name leads to it, where it has one.

@@ -258,7 +258,21 @@ proptest! {
         let mut model: BTreeMap<u64, VersionRow> = BTreeMap::new();
         for (round, change) in changes.iter().enumerate() {
             let row = asked(change, u64::try_from(round).unwrap());
-            let has_children = model.values().any(|other| other.parent == Some(row.id));
+            let children = model.values().filter(|other| other.parent == Some(row.id));
+            let children: Vec<_> = children.cloned().collect();
+            let has_children = !children.is_empty();
+            if let ([child], Some(old), true) = (&children[..], model.get(&change.id), change.remove)
+                && child.epoch > old.epoch
+                && old.parent != Some(child.id)
+            {
+                let (old, mut heir) = (old.clone(), child.clone());
+                let given = ready(rows.give_way(&old)).unwrap();
+                prop_assert_eq!(given.map(|row| row.id), Some(heir.id));
+                heir.parent = old.parent;
+                model.remove(&change.id);
+                model.insert(heir.id.0, heir);
+                continue;
+            }
             if change.remove {
                 let removed = ready(rows.remove_version(row.id));
                 prop_assert_eq!(removed.is_err(), has_children);

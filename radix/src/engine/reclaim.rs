@@ -259,30 +259,23 @@ impl Engine {
         freed_data: u64,
     ) -> Result<(), EngineError> {
         let mut rows = Rows::new(commit);
-        let (id, parent) = (victim.version.id, victim.version.parent);
-        rows.remove_reclaim(id).await?;
-        // Asked for again: a snapshot may just have come between the victim and its head.
-        if let Some(mut child) = rows.first_child(id).await? {
-            child.parent = parent;
-            rows.put_version(&child).await?;
+        rows.remove_reclaim(victim.version.id).await?;
+        // Its child is asked for again: a snapshot may just have come between the victim and its head.
+        if let Some(child) = rows.give_way(&victim.version).await? {
             // What pending snapshots own is counted in their disk's head.
-            let heir = match rows.get_disk(child.disk).await? {
-                Some(disk) if child.pending => disk.head,
-                _ => child.id,
-            };
-            let mut heir = rows.version(heir).await?;
-            heir.owned_blocks +=
-                victim.version.owned_blocks - i64::try_from(freed_data).unwrap_or(0);
-            rows.put_version(&heir).await?;
+            let disk = if child.pending { rows.get_disk(child.disk).await? } else { None };
+            let heir = disk.map_or(child.id, |disk| disk.head);
+            let left = victim.version.owned_blocks - i64::try_from(freed_data).unwrap_or(0);
+            rows.add_owned(heir, left).await?;
         }
-        rows.remove_version(id).await?;
-        if let Some(parent) = parent {
+        if let Some(parent) = victim.version.parent {
             queue_reclaim(commit, parent).await?;
         }
         let mut rows = Rows::new(commit);
         let disk = victim.version.disk;
-        let none_left = rows.list_versions(disk, Epoch::ZERO, 1).await?.is_empty();
-        if none_left && rows.get_disk(disk).await?.is_some_and(|row| row.deleting) {
+        if rows.get_disk(disk).await?.is_some_and(|row| row.deleting)
+            && rows.list_versions(disk, Epoch::ZERO, 1).await?.is_empty()
+        {
             rows.remove_disk(disk).await?;
         }
         Ok(())
