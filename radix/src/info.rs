@@ -165,6 +165,10 @@ pub struct StoreStatus {
     pub cache_bytes: u64,
     /// The most that may be.
     pub cache_budget_bytes: u64,
+    /// Times that a node was in memory, since the store was opened.
+    pub cache_hits: u64,
+    /// Times that one had to be read.
+    pub cache_misses: u64,
     /// Deleted versions whose blocks are still being reclaimed.
     pub reclaiming: u64,
     /// How many disks there are.

@@ -12,6 +12,7 @@ use bough_radix::{Attachment, Disk, DiskName, Limits};
 use crate::buffers::Buffers;
 use crate::execute::SERIAL_BYTES;
 use crate::keep::{Identity, Inheritance, Vault};
+use crate::metrics::Meters;
 use crate::sockets::{SocketDir, SocketError, SocketRights, disk_socket};
 use crate::throttle::Throttle;
 use crate::vhost::{Doors, Export, ExportOptions, Inherited, inherited_sessions};
@@ -24,6 +25,7 @@ pub struct Exports {
     reactors: Vec<ReactorHandle>,
     buffers: Arc<Buffers>,
     waiting: Option<Arc<WaitingLines>>,
+    meters: Arc<Meters>,
     running: BTreeMap<DiskName, Running>,
     vault: Arc<Vault>,
     doors: Arc<Doors>,
@@ -38,6 +40,8 @@ pub(crate) struct SharedByAll {
     pub(crate) buffers: Arc<Buffers>,
     /// Where requests wait that find the store full, if they are to.
     pub(crate) waiting: Option<Arc<WaitingLines>>,
+    /// What is asked of the disks.
+    pub(crate) meters: Arc<Meters>,
     /// What outlives us.
     pub(crate) vault: Arc<Vault>,
     /// Who watches the sockets.
@@ -59,7 +63,7 @@ impl Exports {
         shared: SharedByAll,
         mut inherited: Inheritance,
     ) -> Self {
-        let SharedByAll { buffers, waiting, vault, doors } = shared;
+        let SharedByAll { buffers, waiting, meters, vault, doors } = shared;
         let sessions = inherited_sessions(&mut inherited, &vault);
         let running = BTreeMap::new();
         Self {
@@ -68,6 +72,7 @@ impl Exports {
             reactors,
             buffers,
             waiting,
+            meters,
             running,
             vault,
             doors,
@@ -114,6 +119,7 @@ impl Exports {
             buffers: Arc::clone(&self.buffers),
             waiting: self.waiting.clone(),
             throttle: Arc::clone(&throttle),
+            meter: self.meters.begin(name.as_str()),
             vault: Arc::clone(&self.vault),
             doors: Arc::clone(&self.doors),
         };
@@ -142,6 +148,7 @@ impl Exports {
     /// Stops offering a disk: connected front ends lose it once what is under way has ended.
     pub async fn stop(&mut self, disk: &DiskName) {
         if let Some(running) = self.running.remove(disk) {
+            self.meters.end(disk.as_str());
             // Waits for what guests have under way: not on a thread that serves others.
             let stopped = tokio::task::spawn_blocking(move || running.export.stop()).await;
             if let Err(error) = stopped {

@@ -10,6 +10,7 @@ mod folder;
 mod guest;
 mod health;
 mod keep;
+mod metrics;
 mod reactor;
 mod request;
 mod sandbox;
@@ -32,6 +33,10 @@ pub use disk::BlockDisk;
 pub use execute::SERIAL_BYTES;
 pub use folder::{FolderError, StoreFolder};
 pub use keep::Vault;
+pub use metrics::{
+    Activity, CacheActivity, DiskActivity, LatencyBucket, Meter, MetricsPort, OperationActivity,
+    PortError,
+};
 pub use request::RequestError;
 pub use sandbox::{Sandbox, SandboxLevel};
 pub use serve::{OnFull, ServeError, ServeOptions, serve};

@@ -14,12 +14,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
 
 use crate::buffers::Buffers;
-use crate::control::{ApiError, Control, ServerInfo, Serving, restore, router};
+use crate::control::{ApiError, Control, ServerInfo, Serving, metrics_router, restore, router};
 use crate::exports::{Exports, SharedByAll};
 use crate::folder::{FolderError, StoreFolder};
 use crate::health::give_signs_of_life;
 use crate::keep::service_manager::{self, DescriptorStore, News};
 use crate::keep::{Inheritance, Kept, Role, SpareDoor, StandBy, Vault};
+use crate::metrics::{Meters, MetricsPort};
 use crate::sandbox::Sandbox;
 use crate::sockets::{SocketDir, SocketError, SocketRights, control_socket};
 use crate::store::{OpenOptions, OpenStore, StoreError, Warm, lock_when_free};
@@ -72,6 +73,8 @@ pub struct ServeOptions {
     pub sandbox: Sandbox,
     /// What becomes of writes that find the store full.
     pub on_full: OnFull,
+    /// Where metrics are told over TCP, if anywhere.
+    pub metrics: Option<MetricsPort>,
 }
 
 /// What becomes of writes that find the store full.
@@ -193,8 +196,20 @@ async fn serve_opened(
         accepted = accept_until(listener, Arc::clone(&control), stop) => accepted?,
         () = watch(&control) => {}
         () = door.stand_open() => {}
+        () = offer_metrics(options.metrics.as_ref(), &control) => {}
     }
     shut_down(control, &socket).await
+}
+
+/// Never returns: guests matter more than who counts what they do.
+async fn offer_metrics(port: Option<&MetricsPort>, control: &Arc<Control>) {
+    if let Some(port) = port {
+        let address = port.address();
+        if let Err(error) = port.serve(metrics_router(Arc::clone(control))).await {
+            tracing::error!(%address, %error, "metrics are not offered any more");
+        }
+    }
+    std::future::pending().await
 }
 
 /// Requests to stop.
@@ -261,15 +276,20 @@ fn controlled(
         // The last thing before anybody can connect: what guests hand over comes later.
         sandbox: options.sandbox.finish(store.reactors()),
         keepers: Vec::new(),
+        metrics_address: options.metrics.as_ref().map(MetricsPort::address),
     };
     let doors = Doors::new()?;
     let buffers = Arc::new(Buffers::new(options.open.memory_bytes / BUFFERS_SHARE));
     let reactors = store.reactors().to_vec();
     let waiting = Arc::<WaitingLines>::default();
     let waits = (options.on_full == OnFull::Pause).then(|| Arc::clone(&waiting));
-    let shared = SharedByAll { buffers, waiting: waits, vault: Arc::clone(&vault), doors };
+    let meters = Arc::<Meters>::default();
+    let (vault_too, meters_too) = (Arc::clone(&vault), Arc::clone(&meters));
+    let shared =
+        SharedByAll { buffers, waiting: waits, meters: meters_too, vault: vault_too, doors };
     let exports = Exports::new(sockets, options.disk_rights, reactors, shared, inherited);
-    Ok(Control::serving(store, Serving { info, vault, exports: Mutex::new(exports), waiting }))
+    let exports = Mutex::new(exports);
+    Ok(Control::serving(store, Serving { info, vault, exports, meters, waiting }))
 }
 
 async fn accept_until(

@@ -61,6 +61,7 @@ impl Store {
             buffers: Arc::new(Buffers::new(1 << 20)),
             waiting: None,
             throttle: Arc::new(Throttle::new(Limits::NONE)),
+            meter: Arc::default(),
             vault: Arc::default(),
             doors: Doors::new().expect("a thread"),
         };

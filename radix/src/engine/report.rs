@@ -118,6 +118,8 @@ impl Engine {
             catalogue_used_bytes: (pool.total() - pool.free_count()) * 4096,
             cache_bytes: cache.held_bytes,
             cache_budget_bytes: cache.budget_bytes,
+            cache_hits: cache.hits,
+            cache_misses: cache.misses,
             reclaiming: totals.reclaims,
             disk_count: totals.disks,
             snapshot_count: totals.snapshots,

@@ -11,6 +11,7 @@ use super::error::ApiError;
 use super::wire::ServerInfo;
 use crate::exports::Exports;
 use crate::keep::Vault;
+use crate::metrics::Meters;
 use crate::sockets::disk_socket;
 use crate::store::OpenStore;
 use crate::waiting::WaitingLines;
@@ -31,6 +32,8 @@ pub struct Serving {
     /// The disks that front ends can reach. Locked for as long as an attachment, a name or the
     /// existence of a disk changes, so that table and catalogue agree.
     pub exports: Mutex<Exports>,
+    /// What guests ask of them.
+    pub meters: Arc<Meters>,
     /// Who waits for room in a full store.
     pub waiting: Arc<WaitingLines>,
 }

@@ -104,8 +104,21 @@ fn fields_are_those_of_the_document() {
         started_unix: 0,
         sandbox: Some(sandbox),
         keepers: vec!["x".into()],
+        metrics_address: None,
     };
     assert_described("ServerInfo", &server);
+    let operation = crate::metrics::OperationActivity::default();
+    assert_described("OperationActivity", &operation);
+    let bucket = crate::metrics::LatencyBucket { upto_ns: 1, requests: 1 };
+    assert_described("LatencyBucket", &bucket);
+    let cache =
+        crate::metrics::CacheActivity { held_bytes: 0, budget_bytes: 0, hits: 0, misses: 0 };
+    assert_described("CacheActivity", &cache);
+    let meters = crate::metrics::Meters::default();
+    meters.begin("web");
+    let disks = meters.read();
+    assert_described("DiskActivity", &disks[0]);
+    assert_described("Activity", &crate::metrics::Activity { at_ns: 0, cache, disks });
     let detail = wire::ErrorDetail { kind: "io".into(), message: "x".into() };
     assert_described("ErrorDetail", &detail);
     assert_described("ErrorBody", &wire::ErrorBody { error: detail });
@@ -143,7 +156,7 @@ fn sample_disk(head: bough_radix::VersionInfo) -> bough_radix::DiskInfo {
     }
 }
 
-fn sample_store() -> bough_radix::StoreStatus {
+pub fn sample_store() -> bough_radix::StoreStatus {
     bough_radix::StoreStatus {
         uuid: uuid::Uuid::nil(),
         size_bytes: 0,
@@ -154,6 +167,8 @@ fn sample_store() -> bough_radix::StoreStatus {
         catalogue_used_bytes: 0,
         cache_bytes: 0,
         cache_budget_bytes: 0,
+        cache_hits: 0,
+        cache_misses: 0,
         reclaiming: 0,
         disk_count: 0,
         snapshot_count: 0,

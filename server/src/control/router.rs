@@ -9,17 +9,19 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::context::Control;
 use super::error::ApiError;
-use super::{attach, disks, export, import, store, versions};
+use super::{activity, attach, disks, export, import, store, versions};
 
 /// The API's description, as served at `/openapi.json`.
 pub const OPENAPI_DOCUMENT: &str = include_str!("openapi.json");
 
 type Route = (&'static str, &'static str, fn() -> MethodRouter<Arc<Control>>);
 
-const TABLE: [Route; 23] = [
+const TABLE: [Route; 25] = [
     ("get", "/openapi.json", || get(document)),
     ("get", "/v1/server", || get(store::server)),
     ("get", "/v1/status", || get(store::status)),
+    ("get", "/v1/activity", || get(activity::activity)),
+    ("get", "/metrics", || get(activity::metrics)),
     ("post", "/v1/grow", || post(store::grow)),
     ("post", "/v1/check", || post(store::check)),
     ("post", "/v1/scrub", || post(store::scrub)),
@@ -67,10 +69,10 @@ async fn document() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI_DOCUMENT)
 }
 
-async fn no_such_path(uri: Uri) -> ApiError {
+pub async fn no_such_path(uri: Uri) -> ApiError {
     ApiError::NoSuchPath { path: uri.path().to_owned() }
 }
 
-async fn no_such_method(uri: Uri) -> ApiError {
+pub async fn no_such_method(uri: Uri) -> ApiError {
     ApiError::NoSuchMethod { path: uri.path().to_owned() }
 }

@@ -3,6 +3,7 @@
 //! I own their field names, which are stable and documented in `docs/api.md`. Whatever the
 //! engine itself reports (`DiskInfo`, `VersionInfo`, ...) travels as it is.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use bough_radix::{
@@ -211,6 +212,8 @@ pub struct ServerInfo {
     /// Who holds front ends' connections for whoever serves next, in words.
     #[serde(default)]
     pub keepers: Vec<String>,
+    /// Where metrics are told over TCP; null where they are not.
+    pub metrics_address: Option<SocketAddr>,
 }
 
 /// Answer to `GET /v1/status`.

@@ -18,6 +18,7 @@ use crate::buffers::Buffers;
 use crate::disk::BlockDisk;
 use crate::execute::SERIAL_BYTES;
 use crate::keep::{Kept, Role, Vault};
+use crate::metrics::Meter;
 use crate::throttle::Throttle;
 use crate::vhost::config::MAX_QUEUES;
 use crate::vhost::connection::{self, End, Past};
@@ -52,6 +53,8 @@ pub struct ExportOptions {
     pub waiting: Option<Arc<WaitingLines>>,
     /// How much may be asked of it.
     pub throttle: Arc<Throttle>,
+    /// What is counted of it.
+    pub meter: Arc<Meter>,
     /// What outlives us.
     pub vault: Arc<Vault>,
     /// Who tells us of newcomers.
@@ -385,6 +388,7 @@ fn serve_one<D: BlockDisk>(
         buffers: Arc::clone(&options.buffers),
         waiting: options.waiting.as_ref().map(|lines| lines.line(&options.name)),
         throttle: Arc::clone(&options.throttle),
+        meter: Arc::clone(&options.meter),
         ledger: Arc::new(ledger),
         vault: Arc::clone(&options.vault),
     };

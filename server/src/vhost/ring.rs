@@ -26,6 +26,7 @@ use crate::complete::{self, Finished};
 use crate::disk::BlockDisk;
 use crate::execute::{Outcome, Policy};
 use crate::guest::Memory;
+use crate::metrics::Meter;
 use crate::reactor;
 use crate::request::{self, Request, RequestError, Table};
 use crate::throttle::Throttle;
@@ -74,6 +75,8 @@ pub(crate) struct Surroundings<D> {
     pub(crate) waiting: Option<WaitingLine>,
     /// How much may be asked of the disk.
     pub(crate) throttle: Arc<Throttle>,
+    /// What is counted of it.
+    pub(crate) meter: Arc<Meter>,
 }
 
 /// Where it is noted which requests were taken and not answered.
@@ -107,6 +110,7 @@ pub(crate) struct Ring<D> {
     buffers: Arc<Buffers>,
     waiting: Option<WaitingLine>,
     throttle: Arc<Throttle>,
+    meter: Arc<Meter>,
     state: Mutex<State>,
     /// Signalled when the last request under way has ended.
     idle: Condvar,
@@ -183,6 +187,7 @@ impl<D: BlockDisk> Ring<D> {
             buffers: around.buffers,
             waiting: around.waiting,
             throttle: around.throttle,
+            meter: around.meter,
             state: Mutex::new(state),
             idle: Condvar::new(),
             wake: Notify::new(),
@@ -416,8 +421,11 @@ impl<D: BlockDisk> Ring<D> {
     /// Carries a request out beside the others.
     fn launch(self: &Arc<Self>, claim: Claim, request: Request, memory: Arc<Memory>) {
         let under_way = UnderWay { ring: Arc::clone(self), claim, answered: false };
+        let begun = UringRuntime.now();
         reactor::spawn(Box::pin(async move {
             let outcome = under_way.carry_out(&memory, &request).await;
+            let took = UringRuntime.now().saturating_sub(begun);
+            under_way.ring.meter.count(&request, outcome, took);
             under_way.answer(request.status, outcome);
         }));
     }

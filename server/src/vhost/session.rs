@@ -24,6 +24,7 @@ use crate::buffers::Buffers;
 use crate::disk::BlockDisk;
 use crate::execute::{Policy, SERIAL_BYTES};
 use crate::keep::{Identity, Kept, Role, Vault};
+use crate::metrics::Meter;
 use crate::throttle::Throttle;
 use crate::vhost::config::{self, Features};
 use crate::vhost::fault::Fault;
@@ -48,6 +49,7 @@ pub(crate) struct Subject<D> {
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) waiting: Option<WaitingLine>,
     pub(crate) throttle: Arc<Throttle>,
+    pub(crate) meter: Arc<Meter>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) vault: Arc<Vault>,
 }
@@ -171,6 +173,7 @@ impl<D: BlockDisk> Session<D> {
             buffers: Arc::clone(&subject.buffers),
             waiting: subject.waiting.clone(),
             throttle: Arc::clone(&subject.throttle),
+            meter: Arc::clone(&subject.meter),
         };
         let (map, region, features) = (&self.map, self.region.as_ref(), self.features);
         let queues = self.queues.len();

@@ -152,6 +152,7 @@ fn options(queues: u16, read_only: bool) -> ExportOptions {
         serial: SERIAL,
         buffers: Arc::new(Buffers::new(16 << 20)),
         throttle: unlimited(),
+        meter: Arc::default(),
         waiting: None,
         vault: Arc::default(),
         doors: Doors::new().expect("a thread"),

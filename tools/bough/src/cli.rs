@@ -92,6 +92,8 @@ pub enum Verb {
     /// Tell how the store and its server are
     #[command(after_help = "Exit status: 0 a server serves the store, 1 none does.")]
     Status,
+    /// Watch what guests ask of the disks, and how long it takes
+    Top(crate::verbs::top::Top),
     /// List where two versions differ
     Diff(Diff),
     /// Check the store's structure
@@ -177,6 +179,9 @@ pub struct Serve {
     /// Whether to give up, while serving, all rights that serving does not need
     #[arg(long, value_enum, default_value_t = SandboxMode::Auto, value_name = "MODE")]
     pub sandbox: SandboxMode,
+    /// Tell Prometheus metrics on this address and port, too
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
     /// Log JSON
     #[arg(long)]
     pub log_json: bool,

@@ -3,7 +3,7 @@
 use std::io;
 
 use bough_blockstore::OpenError;
-use bough_server::{ErrorDetail, ServeError, SocketError, StoreError};
+use bough_server::{ErrorDetail, PortError, ServeError, SocketError, StoreError};
 
 use crate::backend::CommandError;
 use crate::image::ImageError;
@@ -23,6 +23,9 @@ pub enum Failure {
     /// Serving.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The port for metrics.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// The sockets' group.
     #[error(transparent)]
     Socket(#[from] SocketError),

@@ -26,6 +26,7 @@ mod set;
 mod show;
 mod snapshot;
 mod status;
+pub mod top;
 mod tree;
 
 use std::process::ExitCode;
@@ -82,6 +83,7 @@ async fn with_store(verb: Verb, session: &mut Session) -> Result<ExitCode, Failu
         Verb::Tree => tree::run(session).await,
         Verb::Show(args) => show::run(args, session).await,
         Verb::Status => status::run(session).await,
+        Verb::Top(args) => top::run(args, session).await,
         Verb::Diff(args) => diff::run(args, session).await,
         Verb::Check => check::run(session).await,
         Verb::Scrub(args) => scrub::run(args, session).await,

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use bough_server::{
-    OpenOptions, Sandbox, ServeOptions, SocketRights, default_socket_dir, group_number,
+    MetricsPort, OpenOptions, Sandbox, ServeOptions, SocketRights, default_socket_dir, group_number,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -17,6 +17,9 @@ use crate::session;
 pub fn prepare(args: &Serve, global: &Global) -> Result<ServeOptions, Failure> {
     log_to_stderr(args.log_json);
     let mut options = options(args)?;
+    // A port cannot be had from within the sandbox.
+    let claim = |address| MetricsPort::claim(address, args.spare);
+    options.metrics = args.metrics.map(claim).transpose()?;
     if args.sandbox == SandboxMode::Auto {
         options.sandbox = Sandbox::begin(&session::folder(global), &options.socket_dir)?;
     }
@@ -45,6 +48,7 @@ fn options(args: &Serve) -> Result<ServeOptions, Failure> {
         control_rights,
         spare: args.spare,
         sandbox: Sandbox::OFF,
+        metrics: None,
         on_full: match args.on_full {
             OnFull::Pause => bough_server::OnFull::Pause,
             OnFull::Error => bough_server::OnFull::Error,

@@ -30,6 +30,9 @@ fn text(report: &StatusReport, output: Output) -> String {
     ];
     if let Some(server) = &report.server {
         lines.insert(3, format!("sandbox    {}", sandbox(server)));
+        if let Some(address) = server.metrics_address {
+            lines.insert(4, format!("metrics    http://{address}/metrics"));
+        }
         if !server.keepers.is_empty() {
             lines.insert(4, format!("kept by    {}", server.keepers.join(", ")));
         }

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// However slow the machine is: this is no measurement.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A folder with a store, sockets, and perhaps a server.
 pub struct Rig {
@@ -170,7 +170,12 @@ impl Rig {
     #[track_caller]
     pub fn stand_by(&mut self) {
         // The server may say that it is ready just now, too: to whoever listens there.
-        self.spare = Some(self.start_server(&["--spare"], "STATUS=standing by"));
+        self.stand_by_with(&[]);
+    }
+
+    pub fn stand_by_with(&mut self, args: &[&str]) {
+        let args = [&["--spare"], args].concat();
+        self.spare = Some(self.start_server(&args, "STATUS=standing by"));
     }
 
     fn start_server(&self, args: &[&str], awaited: &str) -> Child {
