@@ -1,5 +1,7 @@
 //! What happened between two answers of the server.
 
+use std::collections::HashMap;
+
 use bough_server::{Activity, DiskActivity, LatencyBucket, OperationActivity};
 use serde::Serialize;
 
@@ -71,11 +73,13 @@ impl Sample {
     pub fn between(before: &Activity, now: &Activity) -> Self {
         let nanos = now.at_ns.saturating_sub(before.at_ns);
         let seconds = std::time::Duration::from_nanos(nanos.max(1)).as_secs_f64();
+        let before_by_name: HashMap<_, _> =
+            before.disks.iter().map(|old| (old.name.as_str(), old)).collect();
         let mut disks: Vec<_> = now
             .disks
             .iter()
             .map(|disk| {
-                let old = before.disks.iter().find(|old| old.name == disk.name);
+                let old = before_by_name.get(disk.name.as_str()).copied();
                 DiskSample::between(old, disk, seconds)
             })
             .collect();
