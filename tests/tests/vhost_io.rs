@@ -315,7 +315,7 @@ fn with_event_indexes_the_server_rings_only_when_asked() {
     let (front, mut driver) = rig.running(features::USUAL | features::EVENT_IDX);
     driver.wait_for_bell(); // the ring that comes with the bell itself
     let used_event = 0x1000 + 4 + 16 * 2;
-    front.poke(used_event, &2u16.to_le_bytes()); // ring when the third answer is there
+    front.store_index(used_event, 2); // ring when the third answer is there
     for _ in 0..2 {
         driver.submit(&front, 0, FLUSH, 0, 0);
         while driver.answers_waiting(&front) == 0 {

@@ -146,7 +146,7 @@ impl Driver {
 
     /// Says how many chains are available, truly or not.
     pub fn set_available_index(&self, front: &FrontEnd, index: u16) {
-        front.poke(self.base + AVAILABLE + 2, &index.to_le_bytes());
+        front.store_index(self.base + AVAILABLE + 2, index);
     }
 
     /// Makes a slot's request available, without ringing.
@@ -167,14 +167,12 @@ impl Driver {
     }
 
     fn used_index(&self, front: &FrontEnd) -> u16 {
-        let bytes = front.peek(self.base + USED + 2, 2);
-        u16::from_le_bytes([bytes[0], bytes[1]])
+        front.load_index(self.base + USED + 2)
     }
 
     /// Takes up where a predecessor left off.
     pub fn resume(&mut self, front: &FrontEnd) {
-        let bytes = front.peek(self.base + AVAILABLE + 2, 2);
-        self.available = u16::from_le_bytes([bytes[0], bytes[1]]);
+        self.available = front.load_index(self.base + AVAILABLE + 2);
         self.used = self.used_index(front);
     }
 

@@ -6,8 +6,10 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// Request numbers.
@@ -109,6 +111,8 @@ pub struct FrontEnd {
     pub socket: UnixStream,
     memory: File,
     memory_bytes: u64,
+    /// The same memory. The server looks at a ring's indices while they are written.
+    mapped: MmapRegion,
 }
 
 /// A 64-bit message body.
@@ -135,15 +139,21 @@ impl FrontEnd {
         let socket = UnixStream::connect(path).expect("the server listens");
         // A server that does not answer fails a test, it does not hang it.
         socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
-        let memory_bytes = memory.metadata().expect("its size").len();
-        Self { socket, memory, memory_bytes }
+        Self::over(socket, memory)
     }
 
     /// No connection, only the memory, to look at.
     pub fn offline(memory: File) -> Self {
         let (socket, _) = UnixStream::pair().expect("a socket");
+        Self::over(socket, memory)
+    }
+
+    fn over(socket: UnixStream, memory: File) -> Self {
         let memory_bytes = memory.metadata().expect("its size").len();
-        Self { socket, memory, memory_bytes }
+        let length = usize::try_from(memory_bytes).expect("fits the address space");
+        let whole = FileOffset::new(memory.try_clone().expect("a descriptor"), 0);
+        let mapped = MmapRegion::from_file(whole, length).expect("memory can be mapped");
+        Self { socket, memory, memory_bytes, mapped }
     }
 
     /// The guest's memory, to reconnect with.
@@ -171,6 +181,20 @@ impl FrontEnd {
     /// Writes guest memory.
     pub fn poke(&self, offset: u64, bytes: &[u8]) {
         self.memory.write_all_at(bytes, offset).expect("inside guest memory");
+    }
+
+    /// Reads a ring's index at once: the bytes of a [`peek`](Self::peek) may be of two moments.
+    pub fn load_index(&self, offset: u64) -> u16 {
+        let at = usize::try_from(offset).expect("inside guest memory");
+        let index = self.mapped.as_volatile_slice().load(at, Ordering::Acquire);
+        u16::from_le(index.expect("inside guest memory"))
+    }
+
+    /// Writes a ring's index at once: of a [`poke`](Self::poke) the server may see one byte.
+    pub fn store_index(&self, offset: u64, index: u16) {
+        let at = usize::try_from(offset).expect("inside guest memory");
+        let stored = self.mapped.as_volatile_slice().store(index.to_le(), at, Ordering::Release);
+        stored.expect("inside guest memory");
     }
 
     /// Sends a message.
