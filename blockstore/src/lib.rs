@@ -14,6 +14,7 @@ mod scan;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod superblock;
+mod sync;
 
 pub use addr::{
     BLOCK_BYTES, BLOCK_BYTES_U64, BlockAddr, BlockCount, BlockRun, DiskId, Epoch, MAX_44, Nonce,

@@ -1,6 +1,8 @@
 //! Disks over vhost-user-blk, and the control API. Knows no KVM.
 
 mod buffers;
+#[cfg(test)]
+mod buffers_tests;
 mod complete;
 mod control;
 mod disk;
@@ -17,6 +19,7 @@ mod sandbox;
 mod serve;
 mod sockets;
 mod store;
+mod sync;
 mod throttle;
 mod vhost;
 mod waiting;

@@ -7,12 +7,12 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::handle::{OnPanic, ReactorConfig};
 use super::lull::{Idlers, Lull};
+use super::mailbox::Queued;
 use super::patience::Patience;
 use super::ring::{Arrivals, Ring};
 use super::runtime::monotonic_now;
@@ -127,7 +127,7 @@ impl Local {
         let mut arrivals = Arrivals::default();
         let mut patience = Patience::new(self.config.poll_before_sleep);
         let mut last_work = monotonic_now();
-        while !self.shared.is_stopping() {
+        while !self.shared.mailbox.is_stopping() {
             let idlers = self.idlers.wake(Lull::Awake);
             let mut worked = self.poll_ready()? > idlers;
             // What these have made ready often belongs to the same request: not worth a whole
@@ -173,7 +173,7 @@ impl Local {
         // A waker may outlive its task, and so wake the next one in its place: that one is
         // polled for nothing.
         let Some((mut task, waker)) = self.tasks.borrow_mut().borrow_task(index) else { return };
-        waker.queued.store(false, Ordering::Release);
+        waker.queued.clear();
         let as_waker = Waker::from(waker);
         let poll = || task.as_mut().poll(&mut Context::from_waker(&as_waker));
         match catch_unwind(AssertUnwindSafe(poll)) {
@@ -200,7 +200,7 @@ impl Local {
     }
 
     pub(super) fn defer(&self, call: Box<dyn FnOnce()>) {
-        if !self.shared.is_stopping() {
+        if !self.shared.mailbox.is_stopping() {
             self.deferred.borrow_mut().push_back(call);
         }
     }
@@ -230,7 +230,7 @@ impl Local {
     }
 
     fn take_messages(&self) -> bool {
-        let messages = self.shared.take_messages();
+        let messages = self.shared.mailbox.take();
         let any = !messages.is_empty();
         for message in messages {
             match message {
@@ -245,7 +245,7 @@ impl Local {
     }
 
     pub(super) fn spawn(&self, task: Task) {
-        if self.shared.is_stopping() {
+        if self.shared.mailbox.is_stopping() {
             return;
         }
         let index = self.tasks.borrow_mut().insert(task, &self.shared);
@@ -265,13 +265,13 @@ impl Local {
     fn sleep(&self, now: Duration, patience: &mut Patience) -> io::Result<()> {
         self.idlers.wake(Lull::Asleep);
         self.poll_ready()?;
-        if self.has_work() || !self.shared.lie_down() {
+        if self.has_work() || !self.shared.mailbox.lie_down() {
             return Ok(());
         }
         let due = self.timers.borrow().next_due();
         let timeout = due.map(|due| due.saturating_sub(now));
         let slept = self.ring.borrow_mut().wait(timeout);
-        self.shared.get_up();
+        self.shared.mailbox.get_up();
         patience.slept(monotonic_now().saturating_sub(now));
         slept
     }
@@ -279,7 +279,7 @@ impl Local {
     /// Drops every task, while the thread is still a reactor: their last wishes may need it.
     fn end(&self) {
         self.shared.stop();
-        let mut messages = self.shared.close();
+        let mut messages = self.shared.mailbox.close();
         messages.clear();
         let calls = self.ring.borrow_mut().take_calls();
         drop(calls);
@@ -300,13 +300,13 @@ impl Tasks {
     fn insert(&mut self, task: Task, shared: &Arc<Shared>) -> usize {
         let Some(index) = self.vacant.pop() else {
             // Ready already: whoever inserts it queues it.
-            let (queued, shared) = (AtomicBool::new(true), Arc::clone(shared));
+            let (queued, shared) = (Queued::new(true), Arc::clone(shared));
             let waker = Arc::new(TaskWaker { task: self.slots.len(), queued, shared });
             self.slots.push(Slot { task: Some(task), waker });
             return self.slots.len() - 1;
         };
         let slot = &mut self.slots[index];
-        slot.waker.queued.store(true, Ordering::Release);
+        slot.waker.queued.set();
         slot.task = Some(task);
         index
     }

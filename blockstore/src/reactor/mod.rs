@@ -10,6 +10,7 @@
 mod executor;
 mod handle;
 mod lull;
+mod mailbox;
 mod op;
 mod patience;
 mod request;
