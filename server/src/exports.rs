@@ -15,7 +15,7 @@ use crate::keep::{Identity, Inheritance, Vault};
 use crate::metrics::Meters;
 use crate::sockets::{SocketDir, SocketError, SocketRights, disk_socket};
 use crate::throttle::Throttle;
-use crate::vhost::{Doors, Export, ExportOptions, Inherited, inherited_sessions};
+use crate::vhost::{Doors, Export, ExportOptions, Inherited, Leavers, inherited_sessions};
 use crate::waiting::WaitingLines;
 
 /// All running exports.
@@ -130,6 +130,11 @@ impl Exports {
             .map_err(|source| SocketError::at(&socket, source))?;
         self.running.insert(name.clone(), Running { attachment, throttle, export });
         Ok(())
+    }
+
+    /// Front ends of a disk that may be about to leave.
+    pub(crate) fn leavers(&self, disk: &DiskName) -> Option<Leavers> {
+        self.running.get(disk).map(|running| running.export.leavers())
     }
 
     /// Has a disk's guests keep to other limits from now on.

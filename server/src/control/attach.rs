@@ -45,6 +45,7 @@ async fn attach_live(
     disk: &DiskName,
     attachment: Attachment,
 ) -> Result<(), ApiError> {
+    control.see_off(disk).await;
     let mut exports = serving.exports.lock().await;
     if exports.attachment_of(disk) == Some(attachment) {
         return Ok(());
@@ -66,6 +67,7 @@ pub async fn detach(
     Place(disk): Place<DiskName>,
     Params(query): Params<DetachQuery>,
 ) -> Result<StatusCode, ApiError> {
+    control.see_off(&disk).await;
     if let Some(serving) = control.server() {
         let mut exports = serving.exports.lock().await;
         if !query.force {
@@ -100,6 +102,7 @@ pub async fn moved(
     rename: impl Future<Output = Result<(), ApiError>>,
 ) -> Result<(), ApiError> {
     let Some(serving) = control.server() else { return rename.await };
+    control.see_off(from).await;
     let mut exports = serving.exports.lock().await;
     let Some(attachment) = exports.attachment_of(from) else { return rename.await };
     let remedy = "its socket bears its name; shut the guest down, then rename";

@@ -76,6 +76,17 @@ impl Control {
         &self.socket_dir
     }
 
+    /// Before it is asked who uses a disk: whoever has hung up by now is gone, though its thread may
+    /// not have seen it yet. So a script may end a guest and roll its disk back at once.
+    pub async fn see_off(&self, disk: &DiskName) {
+        let Some(serving) = self.server() else { return };
+        let leavers = serving.exports.lock().await.leavers(disk);
+        if let Some(leavers) = leavers {
+            // The answer to who is there comes from the engine, whatever became of this.
+            let _ = tokio::task::spawn_blocking(move || leavers.see_off()).await;
+        }
+    }
+
     /// Runs `work` on a reactor and waits. It goes on when the caller is gone: what a client has
     /// asked for is done wholly or not at all, whether or not the client waits.
     pub async fn run<T, E, W, F>(&self, work: W) -> Result<T, ApiError>

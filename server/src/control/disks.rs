@@ -42,6 +42,7 @@ pub async fn resize(
     Place(disk): Place<DiskName>,
     Body(request): Body<Resize>,
 ) -> Result<Json<DiskInfo>, ApiError> {
+    control.see_off(&disk).await;
     let resized = control.run(move |engine| async move {
         engine.resize(&disk, request.size_bytes, request.shrink).await
     });

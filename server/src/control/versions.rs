@@ -53,6 +53,7 @@ pub async fn rollback(
     State(control): State<Arc<Control>>,
     Body(request): Body<RollBack>,
 ) -> Result<Json<RollbackReport>, ApiError> {
+    control.see_off(&request.snapshot.disk).await;
     let done = control.run(move |engine| async move {
         engine.rollback(&request.snapshot, request.dry_run).await
     });
@@ -64,6 +65,11 @@ pub async fn delete(
     Body(request): Body<Delete>,
 ) -> Result<Json<DeleteReport>, ApiError> {
     let Delete { names, recursive, dry_run } = request;
+    for name in &names {
+        if let VersionName::Head(disk) = name {
+            control.see_off(disk).await;
+        }
+    }
     let deletion = control.run(move |engine| async move {
         engine.delete(&names, DeleteOptions { recursive, dry_run }).await
     });

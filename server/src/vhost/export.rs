@@ -33,6 +33,8 @@ use crate::waiting::WaitingLines;
 const MAX_CONNECTIONS: usize = 64;
 /// How long a newcomer waits for a live predecessor, which may be about to go.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long it may take until one that has hung up is gone: what it had under way ends first.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// How often it looks whether the predecessor is still alive.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -149,6 +151,11 @@ impl Export {
         state.connections.iter().filter(|c| c.served).map(|c| c.client.clone()).collect()
     }
 
+    /// Whoever has hung up and may not have been seen to, to be waited for.
+    pub(crate) fn leavers(&self) -> Leavers {
+        Leavers(Arc::clone(&self.shared))
+    }
+
     /// Why the last front end was refused or cut off, if one was.
     pub fn last_fault(&self) -> Option<VhostError> {
         self.shared.lock().last_fault.clone()
@@ -199,6 +206,24 @@ impl Export {
     fn wait(&mut self) {
         if self.door.take().is_some() {
             self.shared.wait_for_all();
+        }
+    }
+}
+
+/// See [`Export::leavers`].
+pub(crate) struct Leavers(Arc<Shared>);
+
+impl Leavers {
+    /// Returns when they are gone, or not going. Blocks its thread.
+    pub(crate) fn see_off(&self) {
+        let deadline = Instant::now() + FAREWELL;
+        let mut state = self.0.lock();
+        while state.connections.iter().any(|c| c.fault.front_end_is_gone()) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            let waited = self.0.ended.wait_timeout(state, LOOK_AGAIN);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

@@ -30,6 +30,7 @@ mod turn;
 pub use config::MAX_QUEUES;
 pub use doors::Doors;
 pub use error::VhostError;
+pub(crate) use export::Leavers;
 pub use export::{Export, ExportOptions};
 pub(crate) use inflight::{InflightQueue, InflightRegion, Shape};
 pub(crate) use inherited::{Inherited, inherited_sessions};

@@ -123,6 +123,26 @@ fn under_a_slow_device_everything_comes_later_and_the_server_still_answers() {
 }
 
 #[test]
+fn who_has_hung_up_is_in_nobodys_way() {
+    let (rig, web, db) = two_disks();
+    rig.ok(&["snapshot", "web@before"]);
+    rig.goes_wrong("write slow 200");
+    // Connected for as long as the device takes, though nobody is there any more.
+    let leave = |mut client: Client| {
+        let Client { front, driver } = &mut client;
+        driver.submit(front, 0, WRITE, 800, 4096);
+    };
+    leave(web);
+    rig.ok(&["rollback", "web@before"]);
+    leave(Client::of(&rig, "web"));
+    rig.ok(&["detach", "web"]);
+    rig.goes_wrong("");
+    rig.ok(&["attach", "web"]);
+    let web = Client::of(&rig, "web");
+    is_whole_after_a_restart(rig, web, db);
+}
+
+#[test]
 fn a_store_file_removed_under_the_server_is_told_of_and_can_be_put_back() {
     let (mut rig, mut web, mut db) = two_disks();
     let blocks = rig.path("store/blocks");
