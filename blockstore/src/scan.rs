@@ -21,11 +21,14 @@ pub struct ScanLimits {
     pub max_records: u64,
     /// Blocks of the extents to search for headers beyond the end, at most.
     pub max_beyond_blocks: u64,
+    /// Everything before this is known to have been published, and nothing beyond it was ever told to
+    /// anybody or called synced: a chain that is whole up to here is not searched.
+    pub published: Option<ChainStart>,
 }
 
 impl Default for ScanLimits {
     fn default() -> Self {
-        Self { max_records: 1 << 22, max_beyond_blocks: 1 << 18 }
+        Self { max_records: 1 << 22, max_beyond_blocks: 1 << 18, published: None }
     }
 }
 
@@ -73,6 +76,8 @@ pub struct Scan {
     pub known_synced: Sequence,
     /// How it ended.
     pub end: ScanEnd,
+    /// Whether that took a search of the extents.
+    pub searched: bool,
 }
 
 impl Scan {
@@ -132,15 +137,30 @@ pub async fn scan(
     }
     // 4. Whatever is missing now must never have been promised.
     let (at, sequence) = first_missing;
-    let promised =
-        beyond(device, start.nonce, &walked, first_missing, limits, extents).await.max(known);
+    let searched = !limits.published.is_some_and(|next| is_reached(start, &walked, &next));
+    let promised = if searched {
+        beyond(device, start.nonce, &walked, first_missing, limits, extents).await.max(known)
+    } else {
+        known
+    };
     let damaged = promised >= sequence;
     let records: Vec<_> = walked.into_iter().map(|(record, _)| record).collect();
     Ok(Scan {
         known_synced: records.iter().map(|record| record.synced_upto).fold(before, Ord::max),
         records,
         end: if damaged { ScanEnd::Damaged { at, sequence } } else { ScanEnd::Clean },
+        searched,
     })
+}
+
+/// Whether what was found is whole up to `next`: the same chain, with the same record before it.
+fn is_reached(start: &ChainStart, found: &Walked, next: &ChainStart) -> bool {
+    let Some(count) = next.sequence.0.checked_sub(start.sequence.0) else { return false };
+    let before = match to_usize(count).checked_sub(1) {
+        None => Some(start.previous_crc),
+        Some(last) => found.get(last).map(|(record, _)| record.header_crc),
+    };
+    next.nonce == start.nonce && before == Some(next.previous_crc)
 }
 
 type Walked = Vec<(ScannedRecord, GroupEnd)>;

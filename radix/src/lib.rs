@@ -30,6 +30,7 @@ mod reclaim;
 mod side;
 mod space;
 mod store;
+mod tails;
 #[cfg(test)]
 mod testing;
 mod tree_error;
@@ -56,4 +57,5 @@ pub use names::{DiskName, NAME_MAX_BYTES, NameError, SnapshotName, VersionName};
 pub use node::NodeFault;
 pub use path::Position;
 pub use space::SpaceFault;
+pub use tails::{Tail, Tails};
 pub use tree_error::TreeError;

@@ -20,6 +20,7 @@ mod serve;
 mod sockets;
 mod store;
 mod sync;
+mod tails;
 mod throttle;
 mod vhost;
 mod waiting;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bough_blockstore::{Holder, OpenError};
+use bough_blockstore::{Holder, OpenError, UringDevice};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
@@ -23,7 +23,8 @@ use crate::keep::{Inheritance, Kept, Role, SpareDoor, StandBy, Vault};
 use crate::metrics::{Meters, MetricsPort};
 use crate::sandbox::Sandbox;
 use crate::sockets::{SocketDir, SocketError, SocketRights, control_socket};
-use crate::store::{OpenOptions, OpenStore, StoreError, Warm, lock_when_free};
+use crate::store::{OpenOptions, OpenStore, StoreError, Warm, lock, lock_when_free};
+use crate::tails::SharedTails;
 use crate::vhost::Doors;
 use crate::waiting::WaitingLines;
 use crate::watch::watch;
@@ -103,6 +104,7 @@ pub async fn serve(folder: StoreFolder, options: ServeOptions) -> Result<(), Ser
 struct Opened {
     store: OpenStore,
     inherited: Inheritance,
+    tails: Arc<SharedTails>,
 }
 
 async fn open(
@@ -115,9 +117,12 @@ async fn open(
     if options.spare || !inherited.is_empty() {
         return stand_by(folder, options, sockets, inherited).await;
     }
-    let store = open_patiently(folder, options.open).await?;
+    let tails = Arc::new(SharedTails::new(Vec::new())?);
+    let device = lock_patiently(&folder).await?;
+    let warm = Warm::up(options.open)?.with_tails(Arc::clone(&tails) as _);
+    let store = OpenStore::open_on(device, folder, warm).await?;
     tokio::spawn(give_signs_of_life(store.reactors().to_vec()));
-    Ok(Opened { store, inherited })
+    Ok(Opened { store, inherited, tails })
 }
 
 /// Holds what the server has, and keeps everything ready, until the server's lock is free: its last
@@ -140,15 +145,16 @@ async fn stand_by(
     let locked = folder.clone();
     let turn = tokio::task::spawn_blocking(move || {
         standing_by.wait_until_ready();
-        lock_when_free(&locked).map(|device| (device, standing_by))
+        let device = lock_when_free(&locked)?;
+        tracing::info!("taking over");
+        Ok::<_, StoreError>((device, standing_by.take_over()))
     });
-    let (device, standing_by) = turn.await.map_err(std::io::Error::from)??;
-    tracing::info!("taking over");
-    let (heard, store) = tokio::join!(
-        tokio::task::spawn_blocking(move || standing_by.take_over()),
-        OpenStore::open_on(device, folder, warm),
-    );
-    Ok(Opened { store: store?, inherited: heard.map_err(std::io::Error::from)? })
+    let (device, inherited) = turn.await.map_err(std::io::Error::from)??;
+    // Before the store is opened: they say how far its logs have to be followed.
+    let tails = Arc::new(SharedTails::new(inherited.tails())?);
+    let warm = warm.with_tails(Arc::clone(&tails) as _);
+    let store = OpenStore::open_on(device, folder, warm).await?;
+    Ok(Opened { store, inherited, tails })
 }
 
 async fn serve_opened(
@@ -157,12 +163,13 @@ async fn serve_opened(
     options: &ServeOptions,
     mut stopping: Stopping,
 ) -> Result<(), ServeError> {
-    let Opened { store, mut inherited } = opened;
+    let Opened { store, mut inherited, tails } = opened;
     let names = inherited.names();
     let vault = Arc::new(Vault::default());
     if let Some(store) = DescriptorStore::find() {
         vault.add(Box::new(store));
     }
+    let _kept_tails = tails.keep(&vault)?;
     let socket = control_socket(sockets.path());
     let mut listen = |path: &Path, rights| -> Result<(UnixListener, Kept), ServeError> {
         let listener = SocketDir::listen(path, rights, inherited.take_listener(path))?;
@@ -234,19 +241,16 @@ impl Stopping {
 }
 
 /// A command holds the store for a moment only; another server holds it for good.
-async fn open_patiently(
-    folder: StoreFolder,
-    options: OpenOptions,
-) -> Result<OpenStore, StoreError> {
+async fn lock_patiently(folder: &StoreFolder) -> Result<UringDevice, StoreError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match OpenStore::open(folder.clone(), options).await {
+        match lock(folder) {
             Err(StoreError::Device(OpenError::InUse { holder, .. }))
                 if Instant::now() < deadline && !answers(holder.as_ref()) =>
             {
                 tokio::time::sleep(PAUSE).await;
             }
-            opened => return opened,
+            locked => return locked,
         }
     }
 }

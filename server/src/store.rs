@@ -15,7 +15,7 @@ use bough_blockstore::{
 };
 use bough_radix::{
     DiskName, Engine, EngineConfig, EngineError, Progress, RepairMode, RepairReport, SalvageReport,
-    VersionName,
+    Tails, VersionName,
 };
 use rustix::fs::OFlags;
 
@@ -131,18 +131,29 @@ impl Identity {
 pub struct Warm {
     reactors: Reactors,
     options: OpenOptions,
+    tails: Option<Arc<dyn Tails>>,
 }
 
 impl Warm {
     /// Starts the reactors.
     pub fn up(options: OpenOptions) -> Result<Self, StoreError> {
-        Ok(Self { reactors: Reactors::start(options.reactor_count)?, options })
+        Ok(Self { reactors: Reactors::start(options.reactor_count)?, options, tails: None })
+    }
+
+    /// With what a successor is to know of logs, and what we know of a dead server's.
+    pub fn with_tails(self, tails: Arc<dyn Tails>) -> Self {
+        Self { tails: Some(tails), ..self }
     }
 
     /// The reactors.
     pub fn reactors(&self) -> &[ReactorHandle] {
         &self.reactors.0
     }
+}
+
+/// Locks the store in `folder`.
+pub fn lock(folder: &StoreFolder) -> Result<UringDevice, StoreError> {
+    Ok(UringDevice::open(&folder.blocks()?, OpenMode::ReadWrite, &folder.lock_path())?)
 }
 
 /// Waits until nobody has the store in `folder`, and locks it. Blocks its thread.
@@ -186,8 +197,7 @@ impl Reactors {
 impl OpenStore {
     /// Locks, opens and recovers the store in `folder`.
     pub async fn open(folder: StoreFolder, options: OpenOptions) -> Result<Self, StoreError> {
-        let blocks = folder.blocks()?;
-        let device = UringDevice::open(&blocks, OpenMode::ReadWrite, &folder.lock_path())?;
+        let device = lock(&folder)?;
         Self::open_on(device, folder, Warm::up(options)?).await
     }
 
@@ -199,14 +209,14 @@ impl OpenStore {
     ) -> Result<Self, StoreError> {
         let blocks = folder.blocks()?;
         let identity = Identity::of(&blocks);
-        let Warm { reactors, options } = warm;
+        let Warm { reactors, options, tails } = warm;
         Holder::this_process()
             .write(&folder.lock_path())
             .map_err(|source| StoreError::Io { path: folder.lock_path(), source })?;
         let device: Arc<dyn Device> = Arc::new(device);
         #[cfg(feature = "faults")]
         let device = bough_blockstore::FaultyDevice::around(device);
-        let config = EngineConfig::with_memory(options.memory_bytes);
+        let config = EngineConfig { tails, ..EngineConfig::with_memory(options.memory_bytes) };
         let opened = reactors
             .run(move || async move { Engine::open(device, Arc::new(UringRuntime), config).await });
         let fault = |source| StoreError::Engine { folder: folder.path().to_owned(), source };
@@ -318,8 +328,8 @@ pub async fn repair_store(
     mode: RepairMode,
     mut progress: impl FnMut(Progress) + Send + 'static,
 ) -> Result<RepairReport, StoreError> {
-    let device = UringDevice::open(&folder.blocks()?, OpenMode::ReadWrite, &folder.lock_path())?;
-    let Warm { reactors, options } = Warm::up(options)?;
+    let device = lock(folder)?;
+    let Warm { reactors, options, .. } = Warm::up(options)?;
     Holder::this_process()
         .write(&folder.lock_path())
         .map_err(|source| StoreError::Io { path: folder.lock_path(), source })?;

@@ -73,6 +73,7 @@ impl Chain {
         publication.sequence = sequence.next();
         publication.at = *last.taken.last().expect("the next header");
         publication.previous_crc = last.header_crc;
+        self.sink.published_before(publication);
         self.note_published(flying.records);
         Ok(sequence)
     }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use crate::addr::{
     BLOCK_BYTES, BlockAddr, BlockRun, DiskId, Epoch, Sequence, VirtualBlock, VirtualRange,
 };
-use crate::chain::SpaceError;
+use crate::chain::{ChainStart, SpaceError};
 use crate::record::ChainEntry;
 
 /// More blocks being granted.
@@ -42,6 +42,10 @@ pub trait Publish: Send + Sync {
     /// Called in chain order, exactly once a record; those who wait are answered afterwards.
     /// Straight-line code. It may stage, retire and cut, but not call `with_published`.
     fn publish(&self, record: &PublishedRecord);
+
+    /// Called when all records that are answered together are published, before anybody is answered
+    /// and before anything can call them synced. The chain goes on at `next`.
+    fn published_before(&self, _next: &ChainStart) {}
 }
 
 /// Writes that belong together. Order: zeros, blocks, requirements.

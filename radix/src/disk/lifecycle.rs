@@ -82,6 +82,7 @@ impl Disk {
             Ok(None) => return Err(DiskError::NoSpace { disk: self.name().to_string() }),
             Err(error) => return Err(self.catalogue_error(&error)),
         };
+        let tail = self.store.config.tails.as_ref().and_then(|tails| tails.begin());
         let mut state = self.lock();
         if matches!(state.slot, Slot::Idle) {
             let chain = Chain::new(
@@ -90,7 +91,7 @@ impl Disk {
                 start,
                 state.epoch,
                 Arc::new(DiskSpace { store: Arc::clone(&self.store), disk: self.id }),
-                Arc::new(Follower(Arc::downgrade(self))),
+                Arc::new(Follower { disk: Arc::downgrade(self), tail }),
                 self.store.config.chain.clone(),
             );
             state.slot = Slot::Live(chain);

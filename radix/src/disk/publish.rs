@@ -2,18 +2,28 @@
 
 use std::sync::{Arc, Weak};
 
-use bough_blockstore::{ChainEntry, Publish, PublishedRecord};
+use bough_blockstore::{ChainEntry, ChainStart, Publish, PublishedRecord};
 
 use super::{Disk, Slot};
 use crate::overlay::Point;
+use crate::tails::Tail;
 
 /// The chain's way to its disk. Weak: the disk owns the chain.
-pub(super) struct Follower(pub Weak<Disk>);
+pub(super) struct Follower {
+    pub disk: Weak<Disk>,
+    pub tail: Option<Box<dyn Tail>>,
+}
 
 impl Publish for Follower {
     fn publish(&self, record: &PublishedRecord) {
-        if let Some(disk) = self.0.upgrade() {
+        if let Some(disk) = self.disk.upgrade() {
             disk.apply(record);
+        }
+    }
+
+    fn published_before(&self, next: &ChainStart) {
+        if let Some(tail) = &self.tail {
+            tail.set(next);
         }
     }
 }

@@ -8,20 +8,23 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use bough_blockstore::{
-    BlockAddr, BlockRun, ChainEntry, ChainStart, Device, Epoch, Scan, ScanEnd, ScanError,
-    ScanLimits, Sequence, scan,
+    BlockAddr, BlockRun, ChainEntry, ChainStart, Device, DeviceError, Epoch, Scan, ScanEnd,
+    ScanError, ScanLimits, Sequence, scan,
 };
 
 use super::checkpoint::Frozen;
 use super::{Disk, Pending, Slot};
 use crate::beyond::{Beyond, first_beyond};
 use crate::catalogue::{ChainRow, Rows, VersionRow};
+use crate::concurrent::all;
 use crate::disk0::CatalogueError;
 use crate::engine::{BrokenRule, EngineError};
 use crate::overlay::{Overlay, Point};
 
-/// Blocks written again with one operation: 1 MiB.
+/// Blocks written again with one operation: 1 MiB...
 const REWRITE_BLOCKS: usize = 256;
+/// ...and side by side, at most, for as long as operations are that large or smaller.
+const REWRITES_AT_ONCE: usize = 8;
 
 /// Reads the chain that a row names; its disk's extents are `extents`.
 pub(crate) async fn scan_chain_from(
@@ -43,7 +46,8 @@ impl Disk {
     pub(crate) async fn recover(self: &Arc<Self>, row: &ChainRow) -> Result<(), EngineError> {
         self.lock().slot = Slot::Closing;
         let extents = self.store.space().extents_of(self.id);
-        let mut limits = ScanLimits::default();
+        let left = self.store.config.tails.as_ref().and_then(|tails| tails.left(row.nonce));
+        let mut limits = ScanLimits { published: left, ..ScanLimits::default() };
         if self.store.config.breaks(BrokenRule::RotEndsReplay) {
             limits.max_beyond_blocks = 0;
         }
@@ -87,6 +91,8 @@ impl Disk {
         tracing::info!(
             disk = %self.name(),
             records = found.records.len(),
+            blocks = blocks_of(&found),
+            searched = found.searched,
             "recovered what the chain held"
         );
         Ok(())
@@ -108,14 +114,20 @@ impl Disk {
             })
             .collect();
         blocks.sort_unstable();
-        let device = &self.store.device;
-        for run in blocks.chunk_by(|a, b| a.next() == *b).flat_map(|run| run.chunks(REWRITE_BLOCKS))
-        {
-            // Its checksums were looked at a moment ago; whoever reads it looks again.
-            let content = device.read(run[0], run.len()).await?;
-            device.write(run[0], content.share()).await?;
+        let runs =
+            blocks.chunk_by(|a, b| a.next() == *b).flat_map(|run| run.chunks(REWRITE_BLOCKS));
+        let runs: Vec<&[BlockAddr]> = runs.collect();
+        for together in runs.chunks(REWRITES_AT_ONCE) {
+            let rewrites = together.iter().map(|run| self.rewrite(run)).collect();
+            all(rewrites).await.into_iter().collect::<Result<(), DeviceError>>()?;
         }
         Ok(())
+    }
+
+    /// Its checksums were looked at a moment ago; whoever reads it looks again.
+    async fn rewrite(&self, run: &[BlockAddr]) -> Result<(), DeviceError> {
+        let content = self.store.device.read(run[0], run.len()).await?;
+        self.store.device.write(run[0], content.share()).await
     }
 
     async fn adopt_extents(&self, taken: &BTreeSet<BlockAddr>) -> Result<(), EngineError> {
@@ -174,6 +186,13 @@ fn replay(found: &Scan) -> Overlay {
         }
     }
     overlay
+}
+
+/// What the records took in all, headers included.
+fn blocks_of(found: &Scan) -> usize {
+    let is_data = |entry: &&ChainEntry| matches!(entry, ChainEntry::Data { .. });
+    let data = found.records.iter().map(|record| record.entries.iter().filter(is_data).count());
+    data.sum::<usize>() + found.records.len()
 }
 
 /// Blocks that a further recovery would read: headers, mapped data, and the data of records whose

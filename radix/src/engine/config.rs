@@ -1,8 +1,11 @@
 //! An engine's bounds.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bough_blockstore::ChainConfig;
+
+use crate::tails::Tails;
 
 /// Bounds of an engine.
 #[derive(Clone, Debug)]
@@ -19,6 +22,8 @@ pub struct EngineConfig {
     pub reclaim_step_blocks: u64,
     /// Bounds of each chain.
     pub chain: ChainConfig,
+    /// What is to be known of chains after this process, and was left by the one before.
+    pub tails: Option<Arc<dyn Tails>>,
     /// A rule to break, so that the model test can prove that it would notice.
     #[cfg(any(test, feature = "sim"))]
     pub broken_rule: BrokenRule,
@@ -54,6 +59,7 @@ impl EngineConfig {
             checkpoint_every: Duration::from_secs(10),
             reclaim_step_blocks: 8192,
             chain: ChainConfig::default(),
+            tails: None,
             #[cfg(any(test, feature = "sim"))]
             broken_rule: BrokenRule::None,
         }

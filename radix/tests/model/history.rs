@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bough_blockstore::sim::{CrashKind, Faults, Mishap, Sim, SimDevice, SimImage, SimRng};
 use bough_blockstore::{Device, Operation, Runtime};
-use bough_radix::{DeleteOptions, Engine, VersionName};
+use bough_radix::{DeleteOptions, Engine, Tails, VersionName};
 
 use crate::io::Life;
+use crate::memory::Memory;
 use crate::reconcile::Promise;
 use crate::shape::{Shape, Trouble};
 use crate::world::Shared;
@@ -34,6 +35,7 @@ struct History {
     sim: Sim,
     rng: SimRng,
     shape: Shape,
+    memory: Arc<Memory>,
     world: Shared,
     summary: Summary,
     /// What the end of the last life promises.
@@ -52,10 +54,15 @@ pub fn run_with(seed: u64, meddle: impl Fn(&mut Shape)) -> Summary {
     let mut rng = sim.fork_rng();
     let mut shape = Shape::of(seed, &mut rng);
     meddle(&mut shape);
+    let memory = Arc::<Memory>::default();
+    if shape.keeps_memory {
+        shape.config.tails = Some(Arc::clone(&memory) as Arc<dyn Tails>);
+    }
     let mut history = History {
         sim,
         rng,
         shape,
+        memory,
         world: Shared::default(),
         summary: Summary::default(),
         promise: Promise::Answered,
@@ -94,7 +101,14 @@ impl History {
             engine.close().await.unwrap();
             used
         });
-        self.sim.crash(CrashKind::PowerCut)
+        self.end_process(CrashKind::PowerCut)
+    }
+
+    fn end_process(&self, kind: CrashKind) -> SimImage {
+        if kind == CrashKind::PowerCut {
+            self.memory.clear();
+        }
+        self.sim.crash(kind)
     }
 
     fn crash(&mut self) -> SimImage {
@@ -107,7 +121,7 @@ impl History {
             CrashKind::Kill => "kill",
             CrashKind::PowerCut => "power cut",
         });
-        self.sim.crash(kind)
+        self.end_process(kind)
     }
 
     /// Opens the store, maybe not at the first attempt, and compares it with the model.
@@ -195,7 +209,7 @@ impl History {
             assert_eq!(self.shape.trouble, Trouble::Failures, "closing: {error}");
             self.promise = Promise::Flushed;
         }
-        self.sim.crash(CrashKind::PowerCut)
+        self.end_process(CrashKind::PowerCut)
     }
 
     fn make_trouble(&mut self, device: &SimDevice) {

@@ -24,6 +24,8 @@ pub struct Shape {
     pub trouble: Trouble,
     pub store: BlockCount,
     pub config: EngineConfig,
+    /// Whether anything outlives the process in memory.
+    pub keeps_memory: bool,
     pub clients: u64,
     pub used_before: bool,
 }
@@ -45,6 +47,7 @@ impl Shape {
             trouble,
             store: BlockCount(store),
             config: config(rng),
+            keeps_memory: seed % 2 == 1,
             clients: 1 + rng.below(5),
             used_before: rng.chance(1, 3),
         }

@@ -20,6 +20,8 @@ pub(crate) enum Role {
     Ledger,
     /// A socket that we listen on.
     Listener,
+    /// Where logs end.
+    Tails,
 }
 
 impl Role {
@@ -28,6 +30,7 @@ impl Role {
             Self::FrontEnds => "fd",
             Self::Ledger => "ledger",
             Self::Listener => "listener",
+            Self::Tails => "tails",
         }
     }
 }
@@ -63,7 +66,9 @@ impl Identity {
 
     /// Whether it is a name that we give.
     pub(crate) fn is_ours(&self) -> bool {
-        [Role::FrontEnds, Role::Ledger, Role::Listener].into_iter().any(|role| self.is(role))
+        [Role::FrontEnds, Role::Ledger, Role::Listener, Role::Tails]
+            .into_iter()
+            .any(|role| self.is(role))
     }
 
     pub(crate) fn as_str(&self) -> &str {

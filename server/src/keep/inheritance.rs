@@ -57,6 +57,12 @@ impl Inheritance {
         listener.filter(|_| path.try_exists().unwrap_or(false))
     }
 
+    /// All that says where logs end.
+    pub(crate) fn tails(&self) -> Vec<File> {
+        let tails = self.files.iter().filter(|(name, _)| name.is(Role::Tails));
+        tails.filter_map(|(_, file)| file.try_clone().ok()).map(File::from).collect()
+    }
+
     /// All ledgers; they are not here any more afterwards.
     pub(crate) fn take_ledgers(&mut self) -> Vec<File> {
         let names: Vec<_> =

@@ -6,6 +6,7 @@ mod data_path;
 mod dice;
 mod figures;
 mod peers;
+mod recovery;
 mod report;
 mod restart;
 mod scale;
@@ -60,6 +61,7 @@ enum Part {
     Snapshots,
     Scale,
     Restart,
+    Recovery,
 }
 
 impl Options {
@@ -110,6 +112,18 @@ fn main() -> Result<()> {
     if options.wants(Part::Restart) {
         let kills = options.rounds.unwrap_or(if options.quick { 20 } else { 100 });
         report.restart = Some(restart::measure(&options.bough, folder.path(), kills)?);
+    }
+    if options.wants(Part::Recovery) {
+        let rounds = options.rounds.unwrap_or(if options.quick { 3 } else { 5 });
+        report.recovery = Some(recovery::measure(&options.bough, folder.path(), rounds)?);
+        let crowd = if options.quick {
+            recovery::Crowd { disks: 1_000, snapshots: 10_000 }
+        } else {
+            recovery::Crowd { disks: 10_000, snapshots: 100_000 }
+        };
+        let bed = bed("crowd")?;
+        let opening = reactor.block_on(move || async move { recovery::open(&bed, crowd).await })?;
+        report.opening = Some(opening?);
     }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);

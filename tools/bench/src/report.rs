@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::data_path::DataPath;
-use crate::{restart, scale, snapshots};
+use crate::{recovery, restart, scale, snapshots};
 
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
@@ -15,6 +15,8 @@ pub struct Report {
     pub snapshots: Option<Vec<snapshots::Row>>,
     pub scale: Option<scale::Scale>,
     pub restart: Option<Vec<restart::Row>>,
+    pub recovery: Option<Vec<recovery::Row>>,
+    pub opening: Option<recovery::Opening>,
 }
 
 /// Where it was measured.
@@ -58,6 +60,17 @@ fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
     if let Some(rows) = &report.restart {
         write_restart(out, rows)?;
     }
+    if let Some(rows) = &report.recovery {
+        write_recovery(out, rows)?;
+    }
+    if let Some(opening) = &report.opening {
+        let (disks, snapshots) = (opening.crowd.disks, opening.crowd.snapshots);
+        writeln!(
+            out,
+            "\nOpening a store of {disks} disks and {snapshots} snapshots: {:.0} ms",
+            opening.open_ms
+        )?;
+    }
     Ok(())
 }
 
@@ -74,6 +87,28 @@ fn write_restart(out: &mut String, rows: &[restart::Row]) -> std::fmt::Result {
             out,
             "| {way} | {} | {:.1} | {:.1} | {:.1} |",
             row.kills, row.p50_ms, row.p99_ms, row.max_ms
+        )?;
+    }
+    Ok(())
+}
+
+fn write_recovery(out: &mut String, rows: &[recovery::Row]) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n| killed after writes of | MiB written | MiB of log replayed | records | a guest is answered after, ms | with nothing to replay, ms | s per GiB |"
+    )?;
+    writeln!(out, "|---|---:|---:|---:|---:|---:|---:|")?;
+    for row in rows {
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {:.0} | {:.0} | {:.2} |",
+            row.load,
+            row.written_bytes >> 20,
+            row.log_bytes >> 20,
+            row.records,
+            row.served_ms,
+            row.nothing_ms,
+            row.seconds_per_gib
         )?;
     }
     Ok(())

@@ -43,6 +43,9 @@ fn twenty_kills_under_load_lose_no_request_and_answer_none_twice() {
     let (front, mut driver) = connect(&rig, "web");
     let acknowledged = survive_kills(&mut rig, &front, &mut driver, 7);
     println!("{acknowledged} writes survived {KILLS} kills on one connection");
+    // The spare had been told where the log ended.
+    let log = rig.log();
+    assert!(log.contains("searched=false") && !log.contains("searched=true"), "{log}");
 }
 
 #[test]

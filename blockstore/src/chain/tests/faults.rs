@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::kit::Committed;
 use super::order::{Bench, EXTENT};
-use crate::addr::{BlockAddr, BlockRun, Sequence};
-use crate::chain::{ChainConfig, ChainFault};
+use crate::addr::{BlockAddr, BlockRun, Epoch, Nonce, Sequence};
+use crate::chain::{ChainConfig, ChainFault, ChainStart};
 use crate::device::{Device, Operation};
-use crate::record::ChainEntry;
+use crate::record::{ChainEntry, GroupEnd, RecordHeader};
 use crate::scan::{Scan, ScanEnd, ScanError, ScanLimits, scan};
 use crate::sim::{CrashKind, Mishap};
 
@@ -221,6 +222,58 @@ fn an_unreadable_block_that_no_record_needs_is_no_obstacle() {
     assert_eq!(found.expect("decided").records.len(), 5);
 }
 
+/// A header far beyond the end that says that records were synced which are not there.
+fn evidence(bench: &Bench, start: &ChainStart, block: &mut [u8; 4096]) {
+    RecordHeader {
+        sequence: Sequence(30),
+        epoch: Epoch::of(1),
+        at: header_of(30),
+        synced_upto: Sequence(20),
+        next_at: header_of(31),
+        previous_crc: bench.chain.with_published(|next| next.previous_crc),
+        group: GroupEnd::Here,
+        entries: vec![ChainEntry::Zero { range: 0..1 }],
+    }
+    .encode(start.nonce, block);
+}
+
+#[test]
+fn a_chain_that_is_whole_up_to_what_was_published_is_not_searched_for_more() {
+    let bench = Bench::new(ChainConfig::default());
+    write_flushed(&bench, 10);
+    let Committed { start, left, .. } = bench.owner.committed();
+    let mut image = bench.sim.crash(CrashKind::Kill);
+    image.damage(header_of(30), |block| evidence(&bench, &start, block));
+    let device: Arc<dyn Device> = bench.sim.open_device(image);
+    let end_by = |published| {
+        let limits = ScanLimits { published, ..ScanLimits::default() };
+        bench.sim.run(scan(&device, &start, limits, &[EXTENT])).expect("readable").end
+    };
+    assert_eq!(end_by(Some(left)), ScanEnd::Clean);
+    let damaged = ScanEnd::Damaged { at: header_of(11), sequence: Sequence(11) };
+    assert_eq!(end_by(None), damaged);
+    let further = ChainStart { sequence: left.sequence.next(), ..left };
+    let other = ChainStart { previous_crc: !left.previous_crc, ..left };
+    let alien = ChainStart { nonce: Nonce([8; 16]), ..left };
+    let earlier = ChainStart { sequence: Sequence(0), ..left };
+    for not_it in [further, other, alien, earlier] {
+        assert_eq!(end_by(Some(not_it)), damaged, "{not_it:?} is not where it ends");
+    }
+}
+
+#[test]
+fn a_chain_that_ends_before_what_was_published_is_searched() {
+    let bench = Bench::new(ChainConfig::default());
+    write_flushed(&bench, 10);
+    let Committed { start, left, .. } = bench.owner.committed();
+    let mut image = bench.sim.crash(CrashKind::Kill);
+    image.damage(header_of(5), |block| block[100] ^= 4);
+    let device: Arc<dyn Device> = bench.sim.open_device(image);
+    let limits = ScanLimits { published: Some(left), ..ScanLimits::default() };
+    let found = bench.sim.run(scan(&device, &start, limits, &[EXTENT])).expect("readable");
+    assert_eq!(found.end, ScanEnd::Damaged { at: header_of(5), sequence: Sequence(5) });
+}
+
 #[test]
 fn a_chain_without_end_is_refused() {
     let bench = Bench::new(ChainConfig::default());
@@ -239,17 +292,17 @@ fn a_guest_that_writes_a_header_of_its_own_chain_cannot_forge_one() {
     write_flushed(&bench, 2);
     let mut forged = [0; 4096];
     let at = header_of(3);
-    crate::record::RecordHeader {
+    RecordHeader {
         sequence: Sequence(3),
-        epoch: crate::addr::Epoch::of(1),
+        epoch: Epoch::of(1),
         at,
         synced_upto: Sequence(2),
         next_at: at.plus(1),
         previous_crc: bench.chain.with_published(|start| start.previous_crc),
-        group: crate::record::GroupEnd::Here,
+        group: GroupEnd::Here,
         entries: vec![ChainEntry::Zero { range: 0..100 }],
     }
-    .encode(crate::addr::Nonce([8; 16]), &mut forged);
+    .encode(Nonce([8; 16]), &mut forged);
     let start = bench.owner.committed().start;
     let mut image = bench.sim.crash(CrashKind::PowerCut);
     image.damage(at, |block| *block = forged);

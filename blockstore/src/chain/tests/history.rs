@@ -300,6 +300,12 @@ async fn judge(
     if let ScanEnd::Damaged { sequence, .. } = found.end {
         return Err(Violation::FalseDamage { sequence });
     }
+    if kind == CrashKind::Kill {
+        let limits = ScanLimits { published: Some(committed.left), ..ScanLimits::default() };
+        let told = scan(device, &committed.start, limits, &[EXTENT]).await.expect("no faults here");
+        assert_eq!((&told.records, told.end), (&found.records, found.end), "the same, if sooner");
+        assert!(!told.searched, "a kill leaves everything that was published");
+    }
     let entries = committed.entries + found.records.iter().map(|r| r.entries.len()).sum::<usize>();
     let steps = whole_steps(&history.steps, entries)?;
     let promised = match kind {

@@ -55,6 +55,8 @@ pub fn contents(steps: &[Step]) -> BTreeMap<VirtualBlock, u64> {
 pub struct Committed {
     pub start: ChainStart,
     pub entries: usize,
+    /// Where the published part ends, by memory that survives the process.
+    pub left: ChainStart,
 }
 
 struct Inner {
@@ -93,7 +95,7 @@ impl Owner {
             overlay: BTreeMap::new(),
             published: Vec::new(),
             entries: 0,
-            committed: Committed { start, entries: 0 },
+            committed: Committed { start, entries: 0, left: start },
             commits: 0,
             full: false,
         };
@@ -149,7 +151,7 @@ impl Owner {
         let chain = self.chain();
         let start = chain.with_published(|start| {
             let mut inner = self.lock();
-            inner.committed = Committed { start, entries: inner.entries };
+            inner.committed = Committed { start, entries: inner.entries, ..inner.committed };
             inner.commits += 1;
             let overlay = std::mem::take(&mut inner.overlay);
             inner.free.extend(overlay.into_values());
@@ -245,5 +247,12 @@ impl Publish for Owner {
             inner.published.push(record.clone());
         }
         self.chain().retire(&replaced, record.sequence);
+    }
+
+    fn published_before(&self, next: &ChainStart) {
+        let mut inner = self.lock();
+        let last = inner.published.last().map(|last| last.sequence.next());
+        assert_eq!(last, Some(next.sequence), "after what was published, before anything else");
+        inner.committed.left = *next;
     }
 }

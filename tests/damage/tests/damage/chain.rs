@@ -1,6 +1,7 @@
 //! Damage to the chain of a disk whose server was killed.
 
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bough_blockstore::sim::{CrashKind, Sim, SimImage};
 use bough_blockstore::{BlockAddr, BlockCount};
@@ -198,7 +199,7 @@ fn assert_caught(what: &str, rule: BrokenRule, rotten: impl IntoIterator<Item = 
         let mut image = whole.clone();
         rot(&mut image, at);
         let config = EngineConfig { broken_rule: rule, ..EngineConfig::default() };
-        std::panic::catch_unwind(|| look_with(image, config)).is_err()
+        catch_unwind(AssertUnwindSafe(|| look_with(image, config))).is_err()
     };
     let first = rotten.into_iter().position(caught);
     let cases = first.unwrap_or_else(|| panic!("{what}: never caught")) + 1;
